@@ -1,0 +1,189 @@
+"""Write worked traces of a problem's graph, with behaviours injected and their places recorded.
+
+The behaviours follow Behavior Injection (arXiv 2505.18917, section 4 and its released generator):
+*reflection* attempts a locked quantity, names what is missing and returns; *subgoals* reduce an
+expression one operation at a time; *analysis* restates what the problem says of a quantity, by a
+probability that grows with its number of parents. *Verification* is ours: a step is checked, or a
+planted slip is noticed and redone. Questions never change; every trace is written anew from the graph.
+"""
+
+import random
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from curate.config import Config
+from curate.examples import Example, Span
+from curate.graphs import Graph, Node, evaluate, parse_statements
+
+Style = Literal["short", "long", "full"]
+STYLES: tuple[Style, ...] = ("short", "long", "full")
+BEHAVIORS = ("reflection", "verification", "subgoals", "analysis")
+LARGEST_VALUE = 15
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Injection(Config):
+    """How often each behaviour is written: probabilities per step."""
+
+    share: Probability = 1.0
+    """Share of the examples that get behaviours at all; drawn by the caller."""
+    reflection: Probability = 0.0
+    """Chance, after a solved step, to attempt a later quantity; never twice in a row."""
+    verification: Probability = 0.0
+    """Chance that a step is checked (half of them after a planted slip), and of one re-check before the answer."""
+    subgoals: Probability = 0.0
+    """Chance that an expression of three operands is reduced one operation at a time."""
+    analysis: tuple[Probability, ...] = ()
+    """Chance to restate a quantity's expression, indexed by its number of parents; the last one holds beyond."""
+
+    def analysis_probability(self, parents: int) -> float:
+        """The ladder's value for a quantity with this many parents."""
+        return self.analysis[min(parents, len(self.analysis) - 1)] if self.analysis else 0.0
+
+
+NO_INJECTION = Injection()
+ALL_BEHAVIORS = Injection(reflection=0.2, verification=0.3, subgoals=1.0, analysis=(0.0, 0.1, 0.4, 0.8))
+"""The rates that the embedded base models are pre-trained on, in a tenth of their traces."""
+
+
+@dataclass
+class _Trace:
+    """A trace being written: tokens so far, spans, and the values as the trace has them."""
+
+    graph: Graph
+    style: Style
+    injection: Injection
+    rng: random.Random
+    slip: float
+    tokens: list[str] = field(default_factory=lambda: ["<think>"])
+    spans: list[Span] = field(default_factory=list)
+    values: dict[str, int] = field(default_factory=dict)
+
+    def write(self, *tokens: str, behavior: str | None = None) -> None:
+        """Append tokens, recorded as one span if they are a behaviour."""
+        if behavior:
+            self.spans.append(Span(behavior, len(self.tokens), len(self.tokens) + len(tokens)))
+        self.tokens.extend(tokens)
+
+    def chance(self, probability: float) -> bool:
+        return probability > 0 and self.rng.random() < probability
+
+
+def write_trace(
+    graph: Graph,
+    style: Style,
+    rng: random.Random,
+    injection: Injection = NO_INJECTION,
+    *,
+    slip: float = 0.0,
+) -> tuple[str, tuple[Span, ...]]:
+    """The worked solution as text (`<think> ... </think> ans ...`) and where its behaviours stand.
+
+    Args:
+        slip: probability that a step's result is replaced by a random value and carried on. Only base
+            pre-training uses it, so that a model sees traces go wrong; later values are clamped to 0..15.
+    """
+    trace = _Trace(graph, style, injection, rng, slip)
+    trace.values = {node.name: node.value for node in graph.nodes.values() if node.is_leaf}
+    _write_steps(trace)
+    if trace.chance(injection.verification):
+        node = graph.nodes[rng.choice(graph.queries)]
+        result = str(trace.values[node.name])
+        trace.write("Wait", node.name, "=", *_substituted(trace, node), node.name, result, behavior="verification")
+    trace.write("</think>", "ans", *(str(trace.values[name]) for name in graph.queries))
+    return " ".join(trace.tokens), tuple(trace.spans)
+
+
+def _write_steps(trace: _Trace) -> None:
+    waiting = list(trace.graph.necessary)
+    attempted = False
+    while waiting:
+        node = waiting[0]
+        if attempted or len(waiting) < 2 or len(trace.values) == 0 or not _detours(trace, waiting):
+            attempted = False
+        else:
+            node = trace.rng.choice(waiting[1:])
+            missing = [name for name in node.parents if name not in trace.values]
+            if missing:
+                trace.write("try", node.name, "need", missing[0], "back", behavior="reflection")
+                attempted = True
+                continue
+        waiting.remove(node)
+        _write_step(trace, node)
+
+
+def _detours(trace: _Trace, waiting: list[Node]) -> bool:
+    """Whether to attempt a later quantity now: only after a solved step, as in the released generator."""
+    return len(waiting) < len(trace.graph.necessary) and trace.chance(trace.injection.reflection)
+
+
+def _write_step(trace: _Trace, node: Node) -> None:
+    if trace.chance(trace.injection.analysis_probability(len(node.parents))):
+        trace.write("given", node.name, "=", *_expression(node), behavior="analysis")
+    operands = [_value(trace, operand) for operand in node.operands]
+    partial = [max(0, min(LARGEST_VALUE, value)) for value in evaluate(operands, node.operators)]
+    if trace.style != "short":
+        trace.write(node.name, "=", *_written(trace, node))
+        if len(operands) > 2 and trace.chance(trace.injection.subgoals):
+            trace.write("->", str(partial[1]), node.operators[1], str(operands[2]), behavior="subgoals")
+    result = trace.rng.randint(0, LARGEST_VALUE) if trace.chance(trace.slip) else partial[-1]
+    _write_result(trace, node, result)
+    trace.values[node.name] = result
+
+
+def _write_result(trace: _Trace, node: Node, result: int) -> None:
+    """Write `x r`, possibly checked, possibly after a planted slip that the check finds."""
+    check = ("check", *_substituted(trace, node), str(result))
+    if not trace.chance(trace.injection.verification):
+        trace.write(node.name, str(result))
+    elif trace.rng.random() < 0.5:
+        trace.write(node.name, str(result))
+        trace.write(*check, "ok", behavior="verification")
+    else:
+        bad = trace.rng.choice([value for value in range(LARGEST_VALUE + 1) if value != result])
+        trace.write(node.name, str(bad), *check, "wrong", node.name, str(result), behavior="verification")
+
+
+def _value(trace: _Trace, operand: str | int) -> int:
+    return trace.values[operand] if isinstance(operand, str) else operand
+
+
+def _interleave(operands: list[list[str]], operators: tuple[str, ...]) -> list[str]:
+    tokens = list(operands[0])
+    for operator, operand in zip(operators, operands[1:], strict=True):
+        tokens += [operator, *operand]
+    return tokens
+
+
+def _expression(node: Node) -> list[str]:
+    """`u op w`: names, as the problem states it."""
+    return _interleave([[str(operand)] for operand in node.operands], node.operators)
+
+
+def _substituted(trace: _Trace, node: Node) -> list[str]:
+    """`A op B`: values."""
+    return _interleave([[str(_value(trace, operand))] for operand in node.operands], node.operators)
+
+
+def _written(trace: _Trace, node: Node) -> list[str]:
+    """The right-hand side in the trace's style: `long` gives values, `full` each name with its value."""
+    if trace.style == "long":
+        return _substituted(trace, node)
+    pairs = [[o, str(trace.values[o])] if isinstance(o, str) else [str(o)] for o in node.operands]
+    return _interleave(pairs, node.operators)
+
+
+def inject(example: Example, injection: Injection, rng: random.Random) -> Example:
+    """The same problem with its trace written anew in the same style, behaviours injected, spans recorded.
+
+    Raises:
+        InputError: the problem has no graph that can be read from its text.
+        KeyError: the example does not say its style.
+    """
+    graph = parse_statements(example.problem.prompt)
+    completion, spans = write_trace(graph, example.meta["style"], rng, injection)
+    meta = {**example.meta, "behaviors": sorted({span.behavior for span in spans})}
+    return Example(example.id, example.problem, completion, meta, spans)
