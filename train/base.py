@@ -6,42 +6,28 @@ with traces in all styles, a few of whose steps go wrong and are carried on. The
 
 import math
 import random
+import shutil
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import Field
 from transformers import LlamaForCausalLM
 
 from curate.arithmetic import LETTERS, draw_graph, statement_words
-from curate.behaviors import ALL_BEHAVIORS, BEHAVIORS, LARGEST_VALUE, Injection, Style, write_trace
-from curate.config import Config
+from curate.behaviors import ALL_BEHAVIORS, BEHAVIORS, LARGEST_VALUE, Injection, write_trace
+from curate.files import atomic_folder, content_hash
 from curate.graphs import Graph, evaluate
-from train import tiny
+from train import checkpoints, tiny
 from train.batches import TokenSequence, collate, group_by_length
+from train.configs import BaseConfig
+from train.loop import TrainingState
 from train.loss import sft_loss
 from train.muon import StackedMuon
-
-
-class BaseConfig(Config):
-    """`train base`: how an embedded base model is made."""
-
-    name: str = "base"
-    layers: int = Field(4, ge=1)
-    hidden: int = Field(64, ge=32, multiple_of=32)
-    tokens: int = Field(11_000_000, gt=0)
-    """Tokens to train on, padding not counted."""
-    styles: dict[Style, float] = {"short": 0.3, "long": 0.35, "full": 0.35}
-    behaviors: float = Field(0.1, ge=0, le=1)
-    """Share of the traces that show each behaviour, independently."""
-    slip: float = Field(0.05, ge=0, le=1)
-    """Probability that a step's result is wrong and carried on; not in the first stage."""
-    batch_tokens: int = Field(2048, gt=0)
-    matrix_learning_rate: float = Field(1e-2, gt=0)
-    """Peak for Muon, which trains the matrices inside the blocks."""
-    learning_rate: float = Field(3e-3, gt=0)
-    """Peak for AdamW, which trains embeddings, head and norms."""
-    seed: int = 0
+from train.records import Run, RunFolder, workspace
 
 
 @dataclass(frozen=True)
@@ -65,41 +51,74 @@ STAGES = (
 WARMUP_STEPS = 200
 CHUNK_ITEMS = 1024
 
-Progress = Callable[[float, dict[str, float]], None]
+Progress = Callable[[int, int, dict[str, float]], None]
 
 
-def pretrain(config: BaseConfig, progress: Progress) -> tuple[LlamaForCausalLM, int]:
-    """Train from scratch; returns the model and the number of steps.
+def main(config: BaseConfig, progress: Progress = lambda *_: None) -> RunFolder:
+    """Pre-train, keep the model in fp16 under its run folder (and `output`), return the folder."""
+    home = workspace(config.home)
+    began = time.perf_counter()
+    unfinished = home / "runs" / f".base-{content_hash(config.science())}.pt"
+    llama, counters = pretrain(config, unfinished, progress)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        checkpoints.save(llama.half(), tiny.tokenizer(), folder)
+        run = Run(checkpoints.weights_hash(folder), "base", base_model=config.name, family="llama")
+        record = RunFolder.of(home, run.run_id)
+        run.steps, run.tokens, run.seconds = counters["step"], counters["tokens"], time.perf_counter() - began
+        run.cell = f"base/{config.name}"
+        run.config = {**config.science(), "folder": str(record.checkpoint(run.steps).resolve())}
+        record.start(run)
+        for target in filter(None, (record.checkpoint(run.steps), config.output)):
+            with atomic_folder(target, force=True) as partial:
+                shutil.copytree(folder, partial, dirs_exist_ok=True)
+        record.finish(run, "done")
+    unfinished.unlink(missing_ok=True)
+    return record
+
+
+def pretrain(config: BaseConfig, unfinished: Path, progress: Progress) -> tuple[LlamaForCausalLM, dict[str, Any]]:
+    """Train from scratch, or from the state a killed run left at `unfinished`.
 
     Args:
-        progress: called after each chunk with the share done and {"loss", "tokens"}.
+        progress: called after each chunk with the thousandths done, 1000 and {"loss"}.
+
+    Returns:
+        The model in fp32, and {"step", "tokens", "chunk"} counted to the end.
     """
     llama = tiny.model(layers=config.layers, hidden=config.hidden, seed=config.seed)
     optimizers = _optimizers(llama, config)
-    step = seen = chunk = 0
-    while seen < config.tokens:
-        rng = random.Random(f"{config.seed}/{chunk}")
-        items = [_item(rng, seen / config.tokens, config) for _ in range(CHUNK_ITEMS)]
+    state = TrainingState(unfinished, llama, optimizers, config.save_seconds)
+    counters = {"chunk": 0, **state.restore()}
+    while counters["tokens"] < config.tokens:
+        done = counters["tokens"] / config.tokens
+        rng = random.Random(f"{config.seed}/{counters['chunk']}")
+        items = [_item(rng, done, config) for _ in range(CHUNK_ITEMS)]
         losses = []
         for indices in group_by_length((len(item.ids) for item in items), config.batch_tokens, rng):
-            batch = [items[i] for i in indices]
-            scale = _schedule(step, seen / config.tokens)
+            batch = [items[index] for index in indices]
+            scale = _schedule(counters["step"], counters["tokens"] / config.tokens)
             losses.append(_train_step(llama, optimizers, batch, scale))
-            seen += sum(len(item.ids) for item in batch)
-            step += 1
-        chunk += 1
-        progress(min(1.0, seen / config.tokens), {"loss": sum(losses) / len(losses), "tokens": float(seen)})
-    return llama, step
+            counters["tokens"] += sum(len(item.ids) for item in batch)
+            counters["step"] += 1
+        counters["chunk"] += 1
+        state.save_if_due(counters)
+        progress(min(1000, round(1000 * counters["tokens"] / config.tokens)), 1000, {"loss": sum(losses) / len(losses)})
+    return llama, counters
 
 
 def _optimizers(llama: LlamaForCausalLM, config: BaseConfig) -> list[torch.optim.Optimizer]:
     matrices, others = [], []
     for name, weight in llama.named_parameters():
         (matrices if weight.ndim == 2 and ".layers." in name else others).append(weight)
-    return [
+    optimizers = [
         StackedMuon(matrices, lr=config.matrix_learning_rate),
         torch.optim.AdamW(others, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.01),
     ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
 
 
 def _schedule(step: int, done: float) -> float:
@@ -116,7 +135,7 @@ def _train_step(
     torch.nn.utils.clip_grad_norm_(llama.parameters(), 1.0)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = scale * group.setdefault("peak", group["lr"])
+            group["lr"] = scale * group["peak"]
         optimizer.step()
         optimizer.zero_grad()
     return loss.item()

@@ -1,0 +1,129 @@
+"""The `train` command: base, sft, grpo, evaluate, study. Torch is imported only once work begins."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from curate.commands import finish, run_app
+from curate.config import check_config, load_config
+from train.configs import BaseConfig, EvaluateConfig, GrpoConfig, SftConfig, StageConfig
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="Settings of the run, as YAML.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; a.b reaches into a.")]
+Home = Annotated[Path | None, typer.Option(help="Workspace folder; default $FORERUN_HOME, else ./forerun.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Reporter:
+    """Progress on stderr: one line on a terminal, redrawn; silent elsewhere unless something takes long."""
+
+    def __init__(self, label: str, *, silent: bool):
+        self.label, self.silent = label, silent
+        self.began = self.shown = time.monotonic()
+        self.terminal = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int, metrics: dict[str, float]) -> None:
+        """Show how far the work is and how long is left."""
+        now = time.monotonic()
+        last = done >= total
+        if self.silent or not self.terminal or (now - self.shown < 0.2 and not last):
+            return
+        self.shown = now
+        left = (now - self.began) / done * (total - done)
+        shown = "  ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "reward_mean", "frac_mixed") if name in metrics)
+        print(f"\r{self.label}  {done}/{total}  {shown}  {left:.0f} s left   ", end="\n" if last else "", file=sys.stderr)
+
+
+def _config(file: Path, model: type[StageConfig], overrides: list[str] | None, home: Path | None) -> Any:
+    extra = [f"home={json.dumps(str(home))}"] if home else []
+    return load_config(file, model, [*(overrides or []), *extra])
+
+
+CONFIGS: dict[str, type[StageConfig]] = {"base": BaseConfig, "sft": SftConfig, "grpo": GrpoConfig, "evaluate": EvaluateConfig}
+
+
+def run_config(stage: str, settings: dict[str, Any]) -> None:
+    """Run one stage from a mapping of settings, without progress: what a study's processes do."""
+    from importlib import import_module
+
+    config = check_config(settings, CONFIGS[stage], origin=stage)
+    _quiet_libraries()
+    import_module(f"train.{stage}").main(config)
+
+
+def _run(stage: str, config: StageConfig, as_json: bool) -> None:
+    from importlib import import_module
+
+    _quiet_libraries()
+    record = import_module(f"train.{stage}").main(config, Reporter(stage, silent=as_json))
+    run = record.run
+    document = {"run_id": run.run_id, "step": run.steps, "stage": run.stage, "status": run.status, "folder": str(record.path)}
+    finish(document, as_json=as_json, text=lambda: print(f"{run.stage} {run.run_id}@{run.steps} {run.status}: {record.path}"))
+
+
+def _quiet_libraries() -> None:
+    """transformers draws its own progress bars; ours is enough."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+@app.command()
+def base(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Pre-train an embedded base model on the generated task."""
+    _run("base", _config(config, BaseConfig, overrides, home), as_json)
+
+
+@app.command()
+def sft(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Fine-tune a model on a dataset folder."""
+    _run("sft", _config(config, SftConfig, overrides, home), as_json)
+
+
+@app.command()
+def grpo(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Train a checkpoint by GRPO against the verifier."""
+    _run("grpo", _config(config, GrpoConfig, overrides, home), as_json)
+
+
+@app.command()
+def evaluate(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Measure a checkpoint: counts for pass@k, held-out losses."""
+    _run("evaluate", _config(config, EvaluateConfig, overrides, home), as_json)
+
+
+@app.command()
+def study(
+    config: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The grid of runs, as YAML.")],
+    stages: Annotated[str | None, typer.Option(help="Comma-separated; default: those of the file.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Stages run at once, one thread each.")] = 1,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only every N-th checkpoint, from the I-th (0-based).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells, counts and the time expected; run nothing.")] = False,
+    overrides: Overrides = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a grid of SFT-then-RL runs; what is done is skipped."""
+    from train.study import StudyConfig, run_study
+
+    extra = [f"home={json.dumps(str(home))}"] if home else []
+    settings = load_config(config, StudyConfig, [*(overrides or []), *extra])
+    summary = run_study(settings, stages=stages, workers=workers, shard=shard, dry_run=dry_run, silent=as_json)
+    finish(summary, as_json=as_json, text=lambda: None)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

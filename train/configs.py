@@ -1,0 +1,171 @@
+"""The settings of every `train` command, torch-free so that a study can plan and name its runs without loading torch.
+
+Fields listed in a class's `PLACES` say where things are or how fast they go; they are not part of a run's
+identity. All others are.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from curate.behaviors import Style
+from curate.config import Config
+
+Device = Literal["cpu", "cuda"]
+
+
+class StageConfig(Config):
+    """What the configs of all stages share."""
+
+    PLACES: ClassVar[frozenset[str]] = frozenset({"home", "device"})
+
+    home: Path | None = None
+    """Workspace; default $FORERUN_HOME, else ./forerun."""
+    device: Device = "cpu"
+
+    def science(self) -> dict[str, Any]:
+        """The settings that decide the numbers, JSON-able: what a run is identified by."""
+        return self.model_dump(mode="json", exclude=set(self.PLACES))
+
+
+class BaseConfig(StageConfig):
+    """`train base`: how an embedded base model is made."""
+
+    PLACES: ClassVar[frozenset[str]] = StageConfig.PLACES | {"name", "output", "save_seconds"}
+
+    name: str = "base"
+    output: Path | None = None
+    """Also write the model folder here, in fp16."""
+    layers: int = Field(4, ge=1)
+    hidden: int = Field(64, ge=32, multiple_of=32)
+    tokens: int = Field(10_000_000, gt=0)
+    """Tokens to train on, padding not counted."""
+    styles: dict[Style, float] = {"short": 0.3, "long": 0.35, "full": 0.35}
+    behaviors: float = Field(0.1, ge=0, le=1)
+    """Share of the traces that show each behaviour, independently."""
+    slip: float = Field(0.05, ge=0, le=1)
+    """Probability that a step's result is wrong and carried on; not in the first stage."""
+    batch_tokens: int = Field(2048, gt=0)
+    matrix_learning_rate: float = Field(1e-2, gt=0)
+    """Peak for Muon, which trains the matrices inside the blocks."""
+    learning_rate: float = Field(3e-3, gt=0)
+    """Peak for AdamW, which trains embeddings, head and norms."""
+    seed: int = 0
+    save_seconds: float = Field(60.0, ge=0)
+
+
+class SftConfig(StageConfig):
+    """`train sft`: supervised fine-tuning on a dataset folder, loss on completions only."""
+
+    PLACES: ClassVar[frozenset[str]] = StageConfig.PLACES | {"model", "dataset", "micro_batch_tokens", "save_seconds"}
+
+    model: str
+    """Where to start: a Hugging Face folder, a run id, or `run_id@step`."""
+    dataset: Path
+    """A folder written by `curate build`."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the set; default: the manifest's."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after this many updates; the schedule is laid out for them."""
+    learning_rate: float = Field(2e-3, gt=0)
+    batch_tokens: int = Field(2048, gt=0)
+    """Padded tokens of one update."""
+    micro_batch_tokens: int = Field(2048, gt=0)
+    """Padded tokens of one forward pass; gradients add up to the whole batch's."""
+    max_length: int = Field(512, gt=0)
+    """Longest example in tokens; a longer one is an error, never cut."""
+    warmup_share: float = Field(0.05, ge=0, le=1)
+    final_share: float = Field(0.1, ge=0, le=1)
+    """Learning rate at the end of the cosine, as a share of its peak."""
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    seed: int = 0
+    save_seconds: float = Field(60.0, ge=0)
+    """Save the training state this often, to go on after a kill."""
+
+
+class GrpoConfig(StageConfig):
+    """`train grpo`: group-relative policy optimisation against the verifier."""
+
+    PLACES: ClassVar[frozenset[str]] = StageConfig.PLACES | {
+        "model",
+        "dataset",
+        "micro_batch_tokens",
+        "save_seconds",
+        "sampler",
+    }
+
+    model: str
+    """Where to start: a Hugging Face folder, a run id, or `run_id@step`."""
+    dataset: Path
+    """A dataset folder (its rl.parquet is used) or a file of problems."""
+    steps: int = Field(64, ge=1)
+    problems: int = Field(24, ge=1)
+    """Problems a step."""
+    group_size: int = Field(16, ge=2)
+    """Rollouts a problem."""
+    learning_rate: float = Field(6e-4, gt=0)
+    warmup_steps: int = Field(5, ge=0)
+    temperature: float = Field(1.0, gt=0)
+    max_tokens: int = Field(120, ge=1)
+    """Completion limit; a rollout cut at it gets reward 0."""
+    loss_type: Literal["grpo", "dr_grpo", "dapo"] = "dapo"
+    scale_rewards: Literal["group", "none"] = "group"
+    mixed_groups_only: bool = True
+    """Leave groups of equal rewards out of the batch, and so out of the loss's denominator."""
+    clip_low: float = Field(0.2, gt=0)
+    clip_high: float = Field(0.2, gt=0)
+    updates: int = Field(1, ge=1)
+    """Optimiser updates a batch of rollouts; 1 is on-policy."""
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of the KL penalty to the start."""
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    micro_batch_tokens: int = Field(4096, gt=0)
+    sampler: Literal["native", "transformers"] = "native"
+    seed: int = 0
+    save_seconds: float = Field(60.0, ge=0)
+
+
+class ProblemSet(Config):
+    """Which problems an evaluation asks: a split of the embedded task, or a file."""
+
+    set: str
+    """A split of the embedded task (A, B, dev, ...) or a path to problems (.parquet, .jsonl)."""
+    problems: int = Field(256, ge=1)
+    """How many; the first so many of the set."""
+    operations: tuple[int, int] = (3, 9)
+    """Embedded task only: operations a problem."""
+    num_samples: int = Field(64, ge=1)
+    """Completions a problem."""
+
+
+class EvaluateConfig(StageConfig):
+    """`train evaluate`: sample and verify, and held-out losses."""
+
+    PLACES: ClassVar[frozenset[str]] = StageConfig.PLACES | {"model", "dataset", "sampler", "rollouts"}
+
+    model: str
+    """A run id, `run_id@step`, or a Hugging Face folder."""
+    problems: ProblemSet | None = None
+    """What to sample; none: losses only."""
+    purpose: Literal["signals", "outcome", "other"] = "other"
+    """`signals` may enter a forecast; `outcome` is what is forecast."""
+    heldout: tuple[Literal["shared", "own", "style_free", "result_tokens"], ...] = ()
+    """Held-out losses to measure, on `dataset`."""
+    dataset: Path | None = None
+    temperature: float = Field(1.0, ge=0)
+    max_tokens: int = Field(120, ge=1)
+    sampler: Literal["native", "transformers"] = "native"
+    seed: int = 0
+    rollouts: bool = False
+    """Keep the completions under rollouts/."""
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> "EvaluateConfig":
+        if self.problems is None and not self.heldout:
+            raise ValueError("nothing to measure: give problems, or heldout with a dataset")
+        if self.heldout and self.dataset is None:
+            raise ValueError("heldout losses need the dataset folder whose held-out sets they are measured on")
+        return self

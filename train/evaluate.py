@@ -1,0 +1,157 @@
+"""Measure a checkpoint: sample completions, verify them, store counts per problem; held-out losses."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.answers import VERIFIER, VERIFIER_VERSION, Verdict, verify
+from curate.errors import InputError
+from curate.files import atomic_file, content_hash, read_json, read_jsonl
+from train import checkpoints, heldout, rendering
+from train.checkpoints import Checkpoint
+from train.configs import EvaluateConfig
+from train.datasets import Problems, open_dataset, problem_set
+from train.records import ENGINE, RunFolder, commit, hardware, versions, workspace
+from train.sampling import Rollouts, Sampler, make_sampler
+
+PROBLEMS_AT_ONCE = 64
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+def main(config: EvaluateConfig, progress: Progress = lambda *_: None) -> RunFolder:
+    """Measure what the config asks for and the run folder does not have yet; returns the folder."""
+    home = workspace(config.home)
+    checkpoint = checkpoints.resolve(config.model, home)
+    record = RunFolder.of(home, checkpoint.id.run_id)
+    model, tokenizer = checkpoints.load(checkpoint.folder, config.device)
+    model.eval()
+    for kind in config.heldout:
+        assert config.dataset is not None  # checked by the config
+        _measure_loss(kind, config, checkpoint, record, model, tokenizer)
+    if config.problems is not None:
+        sampler = make_sampler(config.sampler, model, tokenizer)
+        _sample_set(config, checkpoint, record, sampler, tokenizer, progress)
+    return record
+
+
+def _measure_loss(kind: str, config: EvaluateConfig, checkpoint: Checkpoint, record: RunFolder, model: Any, tokenizer: Any) -> None:
+    path, step = record.path / "losses.jsonl", checkpoint.id.step
+    row = heldout.measure(kind, model, tokenizer, open_dataset(config.dataset))
+    known = [old for _, old in read_jsonl(path, torn_tail=True)] if path.exists() else []
+    if not any((old["step"], old["kind"], old["heldout_hash"]) == (step, kind, row["heldout_hash"]) for old in known):
+        record.loss(step, row)
+
+
+def evaluation_key(config: EvaluateConfig, problems: Problems, template: str) -> dict[str, Any]:
+    """What must be equal for two numbers to be comparable."""
+    return {
+        "benchmark": problems.name,
+        "split": problems.split,
+        "problem_set_hash": problems.hash,
+        "prompt_template": template,
+        "verifier": VERIFIER,
+        "verifier_version": VERIFIER_VERSION,
+        "temperature": config.temperature,
+        "top_p": 1.0,
+        "max_tokens": config.max_tokens,
+        "budget": None,
+    }
+
+
+def _sample_set(
+    config: EvaluateConfig, checkpoint: Checkpoint, record: RunFolder, sampler: Sampler, tokenizer: Any, progress: Progress
+) -> None:
+    wanted = config.problems
+    assert wanted is not None
+    problems = problem_set(wanted)
+    key = evaluation_key(config, problems, content_hash(tokenizer.chat_template or "", 8))
+    path = record.evaluation_path(checkpoint.id.step, key, config.seed)
+    if path.exists():
+        _check_same(path, wanted.num_samples)
+        return
+    began, rows, entropies, tokens = time.perf_counter(), [], 0.0, 0
+    for start in range(0, len(problems.rows), PROBLEMS_AT_ONCE):
+        chunk = problems.rows[start : start + PROBLEMS_AT_ONCE]
+        rollouts = sampler.sample(
+            [rendering.prompt_ids(tokenizer, problem) for problem in chunk],
+            group_size=wanted.num_samples,
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            seed=int(content_hash(["evaluate", config.seed, start], 12), 16),
+        )
+        texts = tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
+        rows += _counts(chunk, rollouts, texts, wanted.num_samples)
+        entropies += float((rollouts.entropies * rollouts.lengths).sum())
+        tokens += int(rollouts.lengths.sum())
+        if config.rollouts:
+            _keep_rollouts(record, f"{path.stem}-{start}", chunk, rollouts, texts, wanted.num_samples)
+        progress(min(start + PROBLEMS_AT_ONCE, len(problems.rows)), len(problems.rows), {})
+    provenance = {
+        "num_samples": wanted.num_samples,
+        "seed": config.seed,
+        "purpose": config.purpose,
+        "engine": ENGINE if config.sampler == "native" else config.sampler,
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(),
+        "tokens": tokens,
+        "seconds": time.perf_counter() - began,
+    }
+    if config.purpose == "signals" and config.temperature == 1:
+        method = f"mean over sampled tokens, {problems.name}, n = {wanted.num_samples}, seed {config.seed}"
+        record.signal(checkpoint.id.step, "entropy_t1", entropies / tokens, method)
+    record.evaluation(checkpoint.id.step, key, provenance, rows)
+
+
+def _check_same(path: Any, num_samples: int) -> None:
+    stored = read_json(path.with_suffix(".json"))["provenance"]["num_samples"]
+    if stored != num_samples:
+        raise InputError(
+            f"{path} holds {stored} samples a problem of this seed and is immutable; to add samples to it, "
+            f"ask for {num_samples} with another seed"
+        )
+
+
+def _counts(chunk: list[Any], rollouts: Rollouts, texts: list[str], group_size: int) -> list[dict[str, Any]]:
+    """Counts per problem; a completion cut at the limit is truncated and never correct."""
+    rows = []
+    for index, problem in enumerate(chunk):
+        span = slice(index * group_size, (index + 1) * group_size)
+        finished = rollouts.finished[span].tolist()
+        verdicts = [
+            verify(text, ground_truth=problem.ground_truth) if ended else Verdict.NO_ANSWER
+            for text, ended in zip(texts[span], finished, strict=True)
+        ]
+        rows.append(
+            {
+                "problem_id": problem.id,
+                "num_samples": group_size,
+                "num_correct": verdicts.count(Verdict.CORRECT),
+                "num_no_answer": verdicts.count(Verdict.NO_ANSWER),
+                "num_unparsable": verdicts.count(Verdict.UNPARSABLE),
+                "num_truncated": finished.count(False),
+                "mean_tokens": float(rollouts.lengths[span].float().mean()),
+            }
+        )
+    return rows
+
+
+def _keep_rollouts(
+    record: RunFolder, name: str, chunk: list[Any], rollouts: Rollouts, texts: list[str], group_size: int
+) -> None:
+    """Write the completions of a chunk to rollouts/."""
+    table = pa.table(
+        {
+            "problem_id": [problem.id for problem in chunk for _ in range(group_size)],
+            "completion": texts,
+            "tokens": rollouts.lengths.tolist(),
+            "finished": rollouts.finished.tolist(),
+            "logprob": rollouts.logprobs.sum(1).tolist(),
+        }
+    )
+    with atomic_file(record.path / "rollouts" / f"{name}.parquet") as partial:
+        pq.write_table(table, partial, compression="zstd")

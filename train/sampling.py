@@ -1,0 +1,235 @@
+"""Sample completions: groups of rollouts per prompt, by our own decoder or by `transformers.generate`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from curate.errors import UsageError
+from train import rendering
+from train.llama import GroupIndex, LlamaDecoder
+
+ROWS_AT_ONCE = 768
+"""Rows decoded together: more do not run faster on a CPU, and their caches leave its own."""
+COMPACT_BELOW = 0.85
+"""Share of rows still writing below which finished ones are dropped from the caches."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Sampled completions of P prompts x G, in prompt order; B = P * G rows, T the longest completion."""
+
+    tokens: Tensor
+    """(B, T) ids; what follows a row's end is padding."""
+    lengths: Tensor
+    """(B,) tokens written, the end token included."""
+    finished: Tensor
+    """(B,) whether the row wrote the end token itself, rather than being cut at the limit."""
+    logprobs: Tensor
+    """(B, T) log-probability in nats of each token under the sampling distribution; 0 at padding."""
+    entropies: Tensor
+    """(B,) mean entropy in nats of the distributions that the row's tokens were drawn from."""
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, T) 1.0 at written tokens."""
+        return (torch.arange(self.tokens.shape[1]) < self.lengths[:, None]).float()
+
+
+class Sampler(Protocol):
+    """Anything that writes `group_size` completions for each prompt."""
+
+    def sample(
+        self, prompts: Sequence[list[int]], *, group_size: int, max_tokens: int, temperature: float, seed: int
+    ) -> Rollouts:
+        """Completions of token-id prompts; the same seed gives the same completions."""
+        ...
+
+
+class NativeSampler:
+    """Our decoder: prompts prefilled once a group, static caches, finished rows dropped. Llama models."""
+
+    def __init__(self, model: LlamaForCausalLM, *, end: Sequence[int], pad: int):
+        if not isinstance(model, LlamaForCausalLM):
+            raise UsageError(
+                f"the native sampler decodes Llama models, came {type(model).__name__}; set sampler: transformers"
+            )
+        self.model, self.end, self.pad = model, torch.tensor(list(end)), pad
+
+    @torch.inference_mode()
+    def sample(
+        self, prompts: Sequence[list[int]], *, group_size: int, max_tokens: int, temperature: float, seed: int
+    ) -> Rollouts:
+        """See `Sampler.sample`. Prompts of like length are decoded together; `temperature` 0 is greedy."""
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        at_once = max(1, ROWS_AT_ONCE // group_size)
+        generator = torch.Generator().manual_seed(seed)
+        decoder = LlamaDecoder(self.model, max(map(len, prompts)) + max_tokens)
+        parts = []
+        for start in range(0, len(order), at_once):
+            chunk = [prompts[index] for index in order[start : start + at_once]]
+            parts.append(self._decode(decoder, chunk, group_size, max_tokens, temperature, generator))
+        return _in_order(parts, order, group_size, self.pad)
+
+    def _decode(
+        self,
+        decoder: LlamaDecoder,
+        prompts: list[list[int]],
+        group_size: int,
+        max_tokens: int,
+        temperature: float,
+        generator: torch.Generator,
+    ) -> Rollouts:
+        writer = _Writer(len(prompts) * group_size, max_tokens, self.pad, self.end)
+        logits, cache = decoder.prefill(*_padded(prompts, self.pad))
+        prompt_of_row = torch.arange(len(prompts)).repeat_interleave(group_size)
+        groups = GroupIndex.of(prompt_of_row, len(prompts))
+        rows = decoder.empty_cache(len(prompt_of_row), max_tokens)
+        logits = logits[prompt_of_row]
+        for time in range(max_tokens):
+            ids = writer.write(time, logits, temperature, generator)
+            if writer.done or time + 1 == max_tokens:
+                break
+            if (kept := writer.compact()) is not None:
+                ids, prompt_of_row = ids[kept], prompt_of_row[kept]
+                rows.keep(kept, time)
+                groups = GroupIndex.of(prompt_of_row, len(prompts))
+            logits = decoder.step(ids, time, cache, rows, prompt_of_row, groups)
+        return writer.rollouts()
+
+
+class _Writer:
+    """Draws tokens and keeps the record of every row, those dropped from the batch included."""
+
+    def __init__(self, rows: int, max_tokens: int, pad: int, end: Tensor):
+        self.tokens = torch.full((rows, max_tokens), pad)
+        self.logprobs = torch.zeros(rows, max_tokens)
+        self.entropies = torch.zeros(rows)
+        self.lengths = torch.zeros(rows, dtype=torch.long)
+        self.finished = torch.zeros(rows, dtype=torch.bool)
+        self.batch = torch.arange(rows)
+        self.end = end
+
+    def write(self, time: int, logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+        """Draw one token for each row of the batch; finished rows draw too, but are not recorded."""
+        chosen, logprob, entropy = _draw(logits, temperature, generator)
+        writing = ~self.finished[self.batch]
+        rows = self.batch[writing]
+        self.tokens[rows, time] = chosen[writing]
+        self.logprobs[rows, time] = logprob[writing]
+        self.entropies[rows] += entropy[writing]
+        self.lengths[rows] += 1
+        self.finished[rows] = torch.isin(chosen[writing], self.end)
+        return chosen
+
+    @property
+    def done(self) -> bool:
+        return bool(self.finished.all())
+
+    def compact(self) -> Tensor | None:
+        """Places within the batch of the rows to go on with, once enough have finished; else None."""
+        writing = ~self.finished[self.batch]
+        if int(writing.sum()) >= COMPACT_BELOW * len(self.batch):
+            return None
+        kept = writing.nonzero()[:, 0]
+        self.batch = self.batch[kept]
+        return kept
+
+    def rollouts(self) -> Rollouts:
+        longest = int(self.lengths.max())
+        entropies = self.entropies / self.lengths
+        return Rollouts(self.tokens[:, :longest], self.lengths, self.finished, self.logprobs[:, :longest], entropies)
+
+
+def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(R, V) -> token, its log-probability and the distribution's entropy, (R,) each, by inverting the CDF."""
+    if temperature == 0:
+        logprobs = logits.log_softmax(-1)
+        chosen = logits.argmax(-1)
+        probs = logprobs.exp()
+    else:
+        probs = (logits / temperature).softmax(-1)
+        cumulated = probs.cumsum(-1)
+        threshold = torch.rand(len(probs), 1, generator=generator) * cumulated[:, -1:]
+        chosen = (cumulated <= threshold).sum(-1).clamp_(max=probs.shape[1] - 1)
+    logprob = probs.gather(1, chosen[:, None])[:, 0].log()
+    return chosen, logprob, torch.special.entr(probs).sum(-1)
+
+
+def _padded(prompts: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    ids = torch.full((len(prompts), int(lengths.max())), pad)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(prompt)
+    return ids, lengths
+
+
+def _in_order(parts: list[Rollouts], order: list[int], group_size: int, pad: int) -> Rollouts:
+    """Join chunks and undo the sorting by prompt length."""
+    width = max(part.tokens.shape[1] for part in parts)
+    place = torch.empty(len(order), dtype=torch.long)
+    place[torch.tensor(order)] = torch.arange(len(order))
+    rows = (place[:, None] * group_size + torch.arange(group_size)).flatten()
+
+    def joined(tensors: list[Tensor], fill: float) -> Tensor:
+        if tensors[0].ndim == 2:
+            tensors = [torch.nn.functional.pad(t, (0, width - t.shape[1]), value=fill) for t in tensors]
+        return torch.cat(tensors)[rows]
+
+    return Rollouts(
+        joined([part.tokens for part in parts], pad),
+        joined([part.lengths for part in parts], 0),
+        joined([part.finished for part in parts], 0),
+        joined([part.logprobs for part in parts], 0.0),
+        joined([part.entropies for part in parts], 0.0),
+    )
+
+
+class TransformersSampler:
+    """`transformers.generate`: any causal model, one row a rollout."""
+
+    def __init__(self, model: PreTrainedModel, *, end: Sequence[int], pad: int):
+        self.model, self.end, self.pad = model, torch.tensor(list(end)), pad
+
+    @torch.inference_mode()
+    def sample(
+        self, prompts: Sequence[list[int]], *, group_size: int, max_tokens: int, temperature: float, seed: int
+    ) -> Rollouts:
+        """See `Sampler.sample`."""
+        width = max(map(len, prompts))
+        padded = torch.tensor([[self.pad] * (width - len(prompt)) + prompt for prompt in prompts])
+        attended = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            output = self.model.generate(
+                padded.repeat_interleave(group_size, 0),
+                attention_mask=attended.repeat_interleave(group_size, 0),
+                max_new_tokens=max_tokens,
+                do_sample=temperature > 0,
+                **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
+                eos_token_id=self.end.tolist(),
+                pad_token_id=self.pad,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+        return self._rollouts(output.sequences[:, width:], torch.stack(output.logits, 1), temperature)
+
+    def _rollouts(self, tokens: Tensor, logits: Tensor, temperature: float) -> Rollouts:
+        """Read lengths, log-probabilities and entropies off what was written, (B, T) and (B, T, V)."""
+        ended = torch.isin(tokens, self.end)
+        finished = ended.any(1)
+        lengths = torch.where(finished, ended.int().argmax(1) + 1, tokens.shape[1])
+        logprobs = (logits / (temperature or 1.0)).log_softmax(-1)
+        mask = torch.arange(tokens.shape[1]) < lengths[:, None]
+        chosen = logprobs.gather(2, tokens[..., None])[..., 0]
+        entropies = (torch.special.entr(logprobs.exp()).sum(-1) * mask).sum(1) / lengths
+        return Rollouts(tokens, lengths, finished, torch.where(mask, chosen, 0.0), entropies)
+
+
+def make_sampler(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Sampler:
+    """The sampler of that name over a model that may go on training: it always samples the weights as they are."""
+    kinds = {"native": NativeSampler, "transformers": TransformersSampler}
+    return kinds[name](model, end=rendering.end_ids(tokenizer), pad=rendering.pad_id(tokenizer))

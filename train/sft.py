@@ -1,0 +1,99 @@
+"""Supervised fine-tuning: cross-entropy on completions, length-bucketed batches, AdamW, warm-up and cosine."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from curate.errors import CheckFailed, InputError
+from train import checkpoints, rendering
+from train.batches import IGNORE, TokenSequence, collate, group_by_length
+from train.configs import SftConfig
+from train.datasets import open_dataset
+from train.identity import sft_run
+from train.loop import TrainingState, adamw, optimizer_step, warmup_cosine
+from train.loss import sft_loss
+from train.records import Run, RunFolder, workspace
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+def main(config: SftConfig, progress: Progress = lambda *_: None) -> RunFolder:
+    """Train, write the run folder, return it; a run that is done is returned as it is."""
+    home = workspace(config.home)
+    start, dataset = checkpoints.resolve(config.model, home), open_dataset(config.dataset)
+    run = sft_run(config, start, dataset)
+    record = RunFolder.of(home, run.run_id)
+    if record.is_done:
+        return record
+    model, tokenizer = checkpoints.load(start.folder, config.device)
+    sequences = rendering.training_sequences(tokenizer, dataset.train(), config.max_length)
+    plan = _plan(config, run.variant["epochs"], sequences)
+    optimizer = adamw(model, config.learning_rate, config.weight_decay)
+    record.start(run)
+    state = TrainingState(record.path / "state.pt", model, [optimizer], config.save_seconds)
+    counters = state.restore()
+    pad = rendering.pad_id(tokenizer)
+    model.train()
+    for step in range(counters["step"], len(plan)):
+        began = time.perf_counter()
+        batch = [sequences[index] for index in plan[step]]
+        counted = sum(sum(sequence.counted[1:]) for sequence in batch)
+        rate = config.learning_rate * warmup_cosine(step, len(plan), config.warmup_share, config.final_share)
+        losses = _micro_losses(model, batch, counted, pad, config)
+        try:
+            loss, norm = optimizer_step(model, optimizer, losses, rate, config.max_grad_norm)
+        except CheckFailed:
+            return _stop(record, run, state, model, tokenizer, step)
+        counters["step"] = step + 1
+        counters["tokens"] += counted
+        counters["seconds"] += time.perf_counter() - began
+        record.log(step + 1, {"loss": loss, "grad_norm": norm, "learning_rate": rate, "tokens": counted})
+        state.save_if_due(counters)
+        progress(step + 1, len(plan), {"loss": loss})
+    run.steps, run.tokens, run.seconds = len(plan), counters["tokens"], counters["seconds"]
+    checkpoints.save(model, tokenizer, record.checkpoint(run.steps))
+    record.finish(run, "done")
+    state.drop()
+    return record
+
+
+def _plan(config: SftConfig, epochs: int, sequences: list[TokenSequence]) -> list[list[int]]:
+    """Which examples each update takes: every epoch in a new order, decided by the seed alone."""
+    if not sequences:
+        raise InputError(f"{config.dataset}: the training set is empty; there is nothing to train on")
+    plan: list[list[int]] = []
+    for epoch in range(epochs):
+        rng = random.Random(f"{config.seed}/{epoch}")
+        plan += group_by_length((len(sequence.ids) for sequence in sequences), config.batch_tokens, rng)
+    return plan[: config.max_steps]
+
+
+def _micro_losses(
+    model: PreTrainedModel, batch: list[TokenSequence], counted: int, pad: int, config: SftConfig
+) -> Iterator[Tensor]:
+    """Losses whose sum is the batch's mean over counted tokens."""
+    for indices in group_by_length((len(sequence.ids) for sequence in batch), config.micro_batch_tokens):
+        micro = collate([batch[index] for index in indices], pad)
+        ids, labels = micro.ids.to(config.device), micro.labels.to(config.device)
+        share = int((labels[:, 1:] != IGNORE).sum()) / counted
+        yield sft_loss(model(ids, use_cache=False).logits, labels) * share
+
+
+def _stop(
+    record: RunFolder, run: Run, state: TrainingState, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: int
+) -> RunFolder:
+    """Keep the last good weights of a run that diverged, mark it failed, and say so."""
+    run.steps = step
+    checkpoints.save(model, tokenizer, record.checkpoint(step))
+    record.finish(run, "failed")
+    state.drop()
+    raise CheckFailed(
+        f"run {run.run_id} diverged after step {step}; the weights of that step are kept in "
+        f"{record.checkpoint(step)}; lower learning_rate (now {run.config['learning_rate']})"
+    )
+
+

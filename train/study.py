@@ -1,0 +1,390 @@
+"""Run a grid of SFT-then-RL runs: plan it, run each stage in a process of one thread, skip what is done (torch-free).
+
+A *chain* is one checkpoint's way through the stages: sft -> signals -> grpo (per RL seed) -> outcome. Chains are
+independent, so workers take one each, and a study that was killed goes on where it stood.
+"""
+
+import itertools
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from curate.build import build
+from curate.config import Config, check_config, read_yaml, set_key
+from curate.errors import CheckFailed, ForerunError, InputError, UsageError
+from curate.files import content_hash, write_json, write_text
+from curate.recipe import load_recipe
+from train import checkpoints
+from train.configs import EvaluateConfig, GrpoConfig, ProblemSet, SftConfig
+from train.datasets import open_dataset, open_problems
+from train.identity import grpo_run, sft_run
+from train.records import Run, RunFolder, workspace
+
+Stage = Literal["build", "sft", "signals", "grpo", "outcome"]
+STAGES: tuple[Stage, ...] = ("build", "sft", "signals", "grpo", "outcome")
+EXPECTED_SECONDS = {"build": 20.0, "sft": 15.0, "signals": 25.0, "grpo": 60.0, "outcome": 25.0}
+"""For the estimate before anything has been timed: the embedded task on one core."""
+
+
+class Seeds(Config):
+    """Which seeds each stage runs with."""
+
+    data: tuple[int, ...] = (0,)
+    sft: tuple[int, ...] = (0,)
+    rl: tuple[int, ...] = (0,)
+
+
+class Measurements(Config):
+    """What is measured before RL and after it."""
+
+    signals: ProblemSet
+    outcome: ProblemSet
+    heldout: tuple[Literal["shared", "own", "style_free", "result_tokens"], ...] = ("shared", "own")
+    temperature: float = 1.0
+    max_tokens: int = Field(120, ge=1)
+    seed: int = 0
+
+
+class StudyConfig(Config):
+    """`train study`: bases x variants x grid x seeds."""
+
+    name: str
+    home: Path | None = None
+    bases: tuple[str, ...] = Field(min_length=1)
+    """Run ids, model folders, or names of shipped bases."""
+    recipe: Path
+    """A `curate` recipe; its variants are a factor."""
+    sft: dict[str, Any] = {}
+    evaluate: Measurements
+    grpo: dict[str, Any] = {}
+    grid: dict[str, list[Any]] = {}
+    """Factors by dotted key (`sft.learning_rate`), crossed; `variant` narrows the recipe's variants."""
+    include: list[dict[str, Any]] = []
+    """Cells beside the grid, each a mapping of the same keys."""
+    exclude: list[dict[str, Any]] = []
+    """Cells to leave out: those that agree with every key of one of these mappings."""
+    seeds: Seeds = Seeds()
+    stages: tuple[Stage, ...] = STAGES
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One recipe variant on one base with one choice of settings and seeds."""
+
+    base: str
+    variant: str
+    overrides: dict[str, Any]
+    data_seed: int
+    sft_seed: int
+
+    @property
+    def label(self) -> str:
+        """What the progress lines call it."""
+        settings = " ".join(f"{key.partition('.')[2] or key}={value}" for key, value in self.overrides.items())
+        seeds = f"data {self.data_seed} sft {self.sft_seed}"
+        return " ".join(filter(None, (self.variant, settings, f"({Path(self.base).name}, {seeds})")))
+
+
+@dataclass
+class Progress:
+    """Counts stages, times them, prints one line each with the time left."""
+
+    total: dict[str, int]
+    silent: bool
+    workers: int
+    done: int = 0
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def report(self, stage: str, label: str, seconds: float | None) -> None:
+        """One stage has ended; `seconds` is None if it was skipped."""
+        with self.lock:
+            self.done += 1
+            self.total[stage] -= 1
+            if seconds is not None:
+                self.seconds.setdefault(stage, []).append(seconds)
+            if not self.silent:
+                what = "done before" if seconds is None else f"{seconds:.0f} s"
+                left = self.left() / 60
+                print(f"[{self.done}] {stage:8s}{label}: {what}; {left:.0f} min left", file=sys.stderr, flush=True)
+
+    def left(self) -> float:
+        """Seconds still needed, from the stages timed so far."""
+        return sum(count * self._mean(stage) for stage, count in self.total.items()) / self.workers
+
+    def _mean(self, stage: str) -> float:
+        timed = self.seconds.get(stage)
+        return sum(timed) / len(timed) if timed else EXPECTED_SECONDS[stage]
+
+
+def run_study(
+    config: StudyConfig,
+    *,
+    stages: str | None = None,
+    workers: int = 1,
+    shard: str | None = None,
+    dry_run: bool = False,
+    silent: bool = False,
+) -> dict[str, Any]:
+    """Run the study's stages; returns a summary for `--json`.
+
+    Raises:
+        UsageError: an unknown stage, shard or setting.
+        CheckFailed: some runs failed; the others were finished, and a rerun takes up the failed ones.
+    """
+    chosen = _stages(config, stages)
+    study = _Study(config, chosen)
+    cells = _sharded(list(plan(config)), shard)
+    progress = Progress(_counts(cells, config, chosen), silent, workers)
+    summary = {"name": config.name, "cells": len({c.label for c in cells}), "checkpoints": len(cells), **progress.total}
+    if not silent:
+        counts = ", ".join(f"{count} {stage}" for stage, count in progress.total.items())
+        print(f"study {config.name}: {len(cells)} checkpoints; {counts}; about {progress.left() / 60:.0f} min", file=sys.stderr)
+    if dry_run:
+        for cell in cells if not silent else []:
+            print(f"  {cell.label}", file=sys.stderr)
+        return {**summary, "dry_run": True}
+    if "build" in chosen:
+        for seed in sorted({cell.data_seed for cell in cells}):
+            study.build(seed, progress)
+    failures = _run_chains(study, cells, workers, progress)
+    if failures:
+        raise CheckFailed(f"{len(failures)} of {len(cells)} checkpoints failed:\n" + "\n".join(failures))
+    return {**summary, "failed": 0}
+
+
+def _run_chains(study: "_Study", cells: list[Cell], workers: int, progress: Progress) -> list[str]:
+    """Run all chains; a failed one is noted and the others go on."""
+    failures = []
+    with ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(study.chain, cell, progress): cell for cell in cells}
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                if isinstance(error, ForerunError):
+                    failures.append(f"  {futures[future].label}: {error}")
+                elif error is not None:
+                    raise error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            study.kill_children()
+            raise
+    return failures
+
+
+def plan(config: StudyConfig) -> Iterator[Cell]:
+    """The cells of a study in the order they are run: seeds outermost, so that a study cut short is still whole."""
+    variants = [variant["name"] for variant in read_yaml(config.recipe).get("variants", [])]
+    if not variants:
+        raise UsageError(f"{config.recipe}: a study needs a recipe with variants")
+    grid = {"variant": variants, **config.grid}
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    points += [{"variant": variants[0], **extra} for extra in config.include]
+    unknown = [point["variant"] for point in points if point["variant"] not in variants]
+    if unknown:
+        raise UsageError(f"variant {unknown[0]!r}: the recipe {config.recipe} has {', '.join(variants)}")
+    kept = [point for point in points if not any(_agrees(point, rule) for rule in config.exclude)]
+    for data_seed, sft_seed, base, point in itertools.product(config.seeds.data, config.seeds.sft, config.bases, kept):
+        overrides = {key: value for key, value in point.items() if key != "variant"}
+        yield Cell(base, point["variant"], overrides, data_seed, sft_seed)
+
+
+def _agrees(point: dict[str, Any], rule: dict[str, Any]) -> bool:
+    return all(point.get(key) == value for key, value in rule.items())
+
+
+def _stages(config: StudyConfig, wanted: str | None) -> tuple[str, ...]:
+    if wanted is None:
+        return config.stages
+    names = tuple(name.strip() for name in wanted.split(","))
+    unknown = [name for name in names if name not in STAGES]
+    if unknown:
+        raise UsageError(f"--stages: expected some of {', '.join(STAGES)}, came {unknown[0]!r}")
+    return names
+
+
+def _sharded(cells: list[Cell], shard: str | None) -> list[Cell]:
+    if shard is None:
+        return cells
+    index, _, count = shard.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UsageError(f"--shard: expected I/N with 0 <= I < N, came {shard!r}")
+    return cells[int(index) :: int(count)]
+
+
+def _counts(cells: list[Cell], config: StudyConfig, stages: tuple[str, ...]) -> dict[str, int]:
+    per_stage = {
+        "build": len({cell.data_seed for cell in cells}),
+        "sft": len(cells),
+        "signals": len(cells),
+        "grpo": len(cells) * len(config.seeds.rl),
+        "outcome": len(cells) * len(config.seeds.rl),
+    }
+    return {stage: per_stage[stage] for stage in stages}
+
+
+def _process_context() -> ForkServerContext:
+    """Processes forked from a server that has torch imported already: a stage starts at once, not after seconds.
+
+    One thread each: on a shared CPU two threads of a small model run slower than one. PYTHONSAFEPATH keeps a
+    user's own train.py in the current folder from shadowing this package.
+    """
+    os.environ.update(OMP_NUM_THREADS="1", PYTHONSAFEPATH="1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train.sft", "train.grpo", "train.evaluate"])
+    return context
+
+
+class _Study:
+    """Knows the files of one study and runs its stages."""
+
+    def __init__(self, config: StudyConfig, stages: tuple[str, ...]):
+        self.config, self.stages = config, stages
+        self.home = workspace(config.home)
+        self.jobs = self.home / "studies" / config.name
+        self.children: set[Any] = set()
+        self.processes = _process_context()
+        self.bases = {name: checkpoints.resolve(name, self.home) for name in config.bases}
+
+    def datasets(self, seed: int) -> Path:
+        """Where the recipe's variants are built for one data seed."""
+        return self.home / "datasets" / f"{self.config.name}-seed{seed}"
+
+    def build(self, seed: int, progress: Progress) -> None:
+        """Build the recipe's datasets for one data seed."""
+        folder, label = self.datasets(seed), f"data {seed}"
+        if folder.exists():
+            progress.report("build", label, None)
+            return
+        began = time.monotonic()
+        build(load_recipe(self.config.recipe, seed=seed), folder)
+        progress.report("build", label, time.monotonic() - began)
+
+    def chain(self, cell: Cell, progress: Progress) -> None:
+        """Take one checkpoint through the chosen stages.
+
+        Raises:
+            ForerunError: a stage failed; what it printed is the message.
+        """
+        dataset = open_dataset(self.datasets(cell.data_seed) / cell.variant)
+        sft = self._sft_config(cell, dataset.folder)
+        run = sft_run(sft, self.bases[cell.base], dataset)
+        if "sft" in self.stages:
+            self._train("sft", sft, run, cell, progress)
+        if "signals" in self.stages:
+            self._measure("signals", run.run_id, cell, progress, dataset.folder)
+        for rl_seed in self.config.seeds.rl:
+            if not {"grpo", "outcome"} & set(self.stages):
+                break
+            grpo = self._grpo_config(cell, run.run_id, dataset.folder, rl_seed)
+            start = checkpoints.resolve(run.run_id, self.home)
+            rl_run = grpo_run(grpo, start, open_problems(grpo.dataset))
+            if "grpo" in self.stages:
+                self._train("grpo", grpo, rl_run, cell, progress)
+            if "outcome" in self.stages:
+                self._measure("outcome", rl_run.run_id, cell, progress, None, before=run.run_id)
+
+    def _sft_config(self, cell: Cell, dataset: Path) -> SftConfig:
+        base = {k: v for k, v in self.config.sft.items() if (k, v) != ("epochs", "from_variant")}
+        data = {"sft": {**base, "model": str(self.bases[cell.base].folder), "dataset": str(dataset)}}
+        return check_config(_overridden(data, cell, "sft", self.home, cell.sft_seed), SftConfig, origin="sft")
+
+    def _grpo_config(self, cell: Cell, model: str, dataset: Path, seed: int) -> GrpoConfig:
+        data = {"grpo": {**self.config.grpo, "model": model, "dataset": str(dataset)}}
+        return check_config(_overridden(data, cell, "grpo", self.home, seed), GrpoConfig, origin="grpo")
+
+    def _train(self, stage: str, config: SftConfig | GrpoConfig, run: Run, cell: Cell, progress: Progress) -> None:
+        if RunFolder.of(self.home, run.run_id).is_done:
+            progress.report(stage, cell.label, None)
+            return
+        progress.report(stage, cell.label, self._stage(stage, run.run_id, config.model_dump(mode="json"), cell.label))
+
+    def _measure(
+        self, purpose: str, run_id: str, cell: Cell, progress: Progress, dataset: Path | None, before: str | None = None
+    ) -> None:
+        """Signals of an SFT checkpoint; or the outcome of an RL run and, on the same problems, of its start."""
+        seconds = None
+        for target in filter(None, (before, run_id)):
+            settings = self._evaluate_config(purpose, target, dataset).model_dump(mode="json")
+            marker = self.jobs / "done" / f"{purpose}-{content_hash(settings)}.json"
+            if not marker.exists():
+                took = self._stage("evaluate", f"{purpose}-{target}", settings, cell.label)
+                write_json(marker, {"run_id": target, "seconds": took})
+                seconds = (seconds or 0.0) + took
+        progress.report(purpose, cell.label, seconds)
+
+    def _evaluate_config(self, purpose: str, run_id: str, dataset: Path | None) -> EvaluateConfig:
+        wanted = self.config.evaluate
+        return EvaluateConfig(
+            home=self.home,
+            model=run_id,
+            problems=wanted.signals if purpose == "signals" else wanted.outcome,
+            purpose=purpose,
+            heldout=wanted.heldout if dataset else (),
+            dataset=dataset,
+            temperature=wanted.temperature,
+            max_tokens=wanted.max_tokens,
+            seed=wanted.seed,
+        )
+
+    def _stage(self, stage: str, name: str, settings: dict[str, Any], label: str) -> float:
+        """Write the stage's config file and run it in a process of its own; returns seconds."""
+        write_text(self.jobs / "configs" / f"{stage}-{name}.yaml", yaml.safe_dump(settings, sort_keys=False))
+        began = time.monotonic()
+        receiver, sender = self.processes.Pipe(duplex=False)
+        process = self.processes.Process(target=run_stage, args=(stage, settings, sender))
+        process.start()
+        sender.close()
+        self.children.add(process)
+        message = _received(receiver)
+        process.join()
+        self.children.discard(process)
+        if process.exitcode:
+            raise InputError(f"train {stage} ended with code {process.exitcode}: {message or 'no message; was it killed?'}")
+        return time.monotonic() - began
+
+    def kill_children(self) -> None:
+        """End the stages under way; each leaves a state to go on from."""
+        for child in list(self.children):
+            child.terminate()
+
+
+def _received(receiver: Connection) -> str:
+    """What a stage said before it ended; nothing if it went well or was killed."""
+    try:
+        return str(receiver.recv())
+    except EOFError:
+        return ""
+
+
+def run_stage(stage: str, settings: dict[str, Any], sender: Connection) -> None:
+    """The body of a stage's process: run it, send the message of an error that a person can act on."""
+    from train.cli import run_config
+
+    try:
+        run_config(stage, settings)
+    except ForerunError as error:
+        sender.send(str(error))
+        sys.exit(error.exit_code)
+
+
+def _overridden(data: dict[str, Any], cell: Cell, stage: str, home: Path, seed: int) -> dict[str, Any]:
+    for key, value in cell.overrides.items():
+        if key.partition(".")[0] not in ("sft", "grpo"):
+            raise UsageError(f"grid key {key!r}: expected variant, sft.<setting> or grpo.<setting>")
+        if key.startswith(f"{stage}."):
+            data = set_key(data, key, value)
+    settings: dict[str, Any] = data[stage]
+    return {**settings, "home": str(home), "seed": seed}
