@@ -1,0 +1,145 @@
+"""The embedded problem source: right answers, disjoint splits, no cheap constant answer."""
+
+import collections
+import random
+
+import pytest
+
+from curate import arithmetic
+from curate.behaviors import ALL_BEHAVIORS, STYLES, Injection, inject, write_trace
+from curate.errors import InputError, UsageError
+from curate.graphs import parse_statements
+
+DESIGN_PROMPT = "k 6 l 7 m = k + 9 n = k + l o = m - l + k p = o - 1 q = p - k r = l + q ? p q r"
+
+
+def evaluate_with_python(prompt: str) -> str:
+    """The answer by Python's own interpreter: an independent reading of the problem text."""
+    statements, _, queries = prompt.partition("?")
+    words, names = statements.split(), {}
+    position = 0
+    while position < len(words):
+        name, position = words[position], position + 1
+        start = position + (words[position] == "=")
+        end = start + 1
+        while end < len(words) and words[end] in "+-":
+            end += 2
+        names[name] = eval(" ".join(words[start:end]), {}, names)
+        position = end
+    return " ".join(str(names[name]) for name in queries.split())
+
+
+def test_every_answer_equals_what_python_computes():
+    for problem in arithmetic.problems(size=300, operations=(1, 9), split="train"):
+        assert problem.ground_truth == evaluate_with_python(problem.prompt)
+
+
+def test_traces_are_those_of_the_published_design():
+    graph = parse_statements(DESIGN_PROMPT)
+    traces = {style: write_trace(graph, style, random.Random(0))[0] for style in STYLES}
+    assert traces["short"] == "<think> m 15 o 14 p 13 q 7 r 14 </think> ans 13 7 14"
+    assert traces["long"].startswith("<think> m = 6 + 9 m 15 o = 15 - 7 + 6 o 14 p = 14 - 1 p 13 ")
+    assert traces["full"].startswith("<think> m = k 6 + 9 m 15 o = m 15 - l 7 + k 6 o 14 p = o 14 - 1 p 13 ")
+
+
+def test_values_stay_in_range_and_distractors_are_not_needed():
+    for problem in arithmetic.problems(size=200, operations=(4, 4), split="train", seed=3):
+        graph = parse_statements(problem.prompt)
+        assert all(0 <= node.value <= 15 for node in graph.nodes.values())
+        assert len(graph.necessary) == 4
+
+
+def test_splits_are_disjoint_even_after_renaming_the_letters():
+    buckets = collections.defaultdict(set)
+    for split in arithmetic.SPLITS:
+        for problem in arithmetic.problems(size=150, operations=(2, 3), split=split):
+            graph = parse_statements(problem.prompt)
+            place = {name: str(index) + "th" for index, name in enumerate(graph.nodes)}
+            buckets[split].add(" ".join(place.get(word, word) for word in problem.prompt.split()))
+    names = list(buckets)
+    assert all(not buckets[a] & buckets[b] for i, a in enumerate(names) for b in names[i + 1 :])
+
+
+def test_a_constant_answer_scores_near_chance():
+    """Two values: chance of the best constant is near 1/256; three values: far less."""
+    by_length = collections.defaultdict(collections.Counter)
+    for problem in arithmetic.problems(size=6000, operations=(2, 7), split="train", seed=1):
+        by_length[len(problem.ground_truth.split())][problem.ground_truth] += 1
+    for length, counts in by_length.items():
+        assert counts.most_common(1)[0][1] / counts.total() < {2: 0.03, 3: 0.005}[length]
+
+
+def test_a_longer_list_starts_with_the_shorter_one():
+    shorter = arithmetic.problems(size=20, split="A")
+    assert arithmetic.problems(size=50, split="A")[:20] == shorter
+
+
+def test_several_traces_of_a_problem_differ_in_style():
+    examples = list(arithmetic.examples(size=30, traces=3))
+    assert len(examples) == 90
+    for first in range(0, 90, 3):
+        three = examples[first : first + 3]
+        assert {example.meta["style"] for example in three} == set(STYLES)
+        assert len({example.problem.id for example in three}) == 1
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_injected_traces_keep_the_answer_and_record_their_spans(style):
+    examples = list(arithmetic.examples(size=60, styles={style: 1.0}, operations=(4, 6)))
+    found = collections.Counter()
+    openers = {"reflection": "try", "analysis": "given", "subgoals": "->"}
+    for index, example in enumerate(examples):
+        injected = inject(example, ALL_BEHAVIORS, random.Random(index))
+        words = injected.completion.split()
+        assert injected.completion.endswith(f"</think> ans {example.problem.ground_truth}")
+        assert injected.problem == example.problem
+        for span in injected.spans:
+            part = words[span.start : span.end]
+            found[span.behavior] += 1
+            assert part[0] == openers.get(span.behavior, part[0])
+            assert span.behavior != "verification" or {"check", "Wait"} & set(part)
+        outside = [w for i, w in enumerate(words) if not any(s.start <= i < s.end for s in injected.spans)]
+        assert not {"try", "given", "->", "check", "Wait"} & set(outside)
+    expected = {"reflection", "verification", "analysis"} | ({"subgoals"} if style != "short" else set())
+    assert set(found) == expected
+
+
+def test_injection_rates_are_the_probabilities_asked_for():
+    """Analysis with probability .5 for every step: 1,000 or so steps, so within 5 standard errors of .5."""
+    injection = Injection(analysis=(0.5,))
+    steps = analysed = 0
+    for index, example in enumerate(arithmetic.examples(size=250, styles={"long": 1.0}, operations=(4, 4))):
+        spans = inject(example, injection, random.Random(index)).spans
+        steps, analysed = steps + 4, analysed + len(spans)
+    assert abs(analysed / steps - 0.5) < 5 * (0.25 / steps) ** 0.5
+
+
+def test_reflection_names_a_parent_that_is_really_missing():
+    for index, example in enumerate(arithmetic.examples(size=100, styles={"long": 1.0}, operations=(5, 6))):
+        injected = inject(example, Injection(reflection=1.0), random.Random(index))
+        words = injected.completion.split()
+        for span in injected.spans:
+            attempted, missing = words[span.start + 1], words[span.start + 3]
+            solved_later = [i for i, word in enumerate(words) if word == missing and i >= span.end and words[i + 1] == "="]
+            assert solved_later, (attempted, missing, injected.completion)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("a 1 b = a + 2", r"'\?'"),
+        ("a 1 b = c + 2 ? b", "'c' is used before it is stated"),
+        ("a 1 b + 2 ? b", "statement 'b'"),
+        ("a 1 ? z", "'z'"),
+    ],
+)
+def test_malformed_problems_are_refused(prompt, message):
+    with pytest.raises(InputError, match=message):
+        parse_statements(prompt)
+
+
+def test_unknown_split_and_style_are_refused():
+    with pytest.raises(UsageError, match="split"):
+        arithmetic.problems(size=1, split="tets")
+    with pytest.raises(UsageError, match="styles"):
+        next(arithmetic.examples(size=1, styles={"loong": 1.0}))
