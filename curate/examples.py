@@ -1,8 +1,14 @@
-"""The row types: a Problem (what is asked and the right answer) and an Example (a problem with one worked trace)."""
+"""The row types, a Problem (what is asked, the right answer) and an Example (a problem with one worked trace), and their files."""
 
 import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
+
+from curate.errors import InputError
+from curate.files import atomic_file, read_jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +52,158 @@ class Example:
 def text_id(text: str, length: int = 16) -> str:
     """A stable id from a text: first `length` hex digits of its sha256."""
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def example_row(example: Example) -> dict[str, Any]:
+    """The row of train.jsonl: the same keys and types in every row, whatever the source."""
+    problem = example.problem
+    return {
+        "id": example.id,
+        "messages": [
+            {"role": "user", "content": problem.prompt},
+            {"role": "assistant", "content": example.completion},
+        ],
+        "meta": {
+            "problem_id": problem.id,
+            "ground_truth": problem.ground_truth,
+            "source": problem.source,
+            "operations": int(problem.meta.get("operations", 0)),
+            "style": str(example.meta.get("style", "")),
+            "spans": [{"behavior": span.behavior, "start": span.start, "end": span.end} for span in example.spans],
+        },
+    }
+
+
+def _example(row: dict[str, Any]) -> Example:
+    meta, (user, assistant) = row["meta"], row["messages"]
+    facts = {"operations": meta["operations"]}
+    problem = Problem(meta["problem_id"], user["content"], meta["ground_truth"], meta["source"], facts)
+    spans = tuple(Span(**span) for span in meta["spans"])
+    behaviors = sorted({span.behavior for span in spans})
+    return Example(row["id"], problem, assistant["content"], {"style": meta["style"], "behaviors": behaviors}, spans)
+
+
+def problem_row(problem: Problem, index: int) -> dict[str, Any]:
+    """The row of rl.parquet: TRL's `prompt` and `solution`, and verl's columns."""
+    return {
+        "prompt": [{"role": "user", "content": problem.prompt}],
+        "solution": problem.ground_truth,
+        "data_source": problem.source,
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": problem.ground_truth},
+        "extra_info": {
+            "split": "train",
+            "index": index,
+            "id": problem.id,
+            "operations": int(problem.meta.get("operations", 0)),
+        },
+    }
+
+
+def _problem(row: dict[str, Any]) -> Problem:
+    extra = row["extra_info"]
+    facts = {"operations": extra["operations"]}
+    prompt, ground_truth = row["prompt"][0]["content"], row["reward_model"]["ground_truth"]
+    return Problem(extra["id"], prompt, ground_truth, row["data_source"], facts)
+
+
+def _schemas() -> dict[str, Any]:
+    """Explicit Arrow schemas with plain strings and lists: what `datasets` reads the same from JSONL and Parquet."""
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int64()
+    messages = pa.list_(pa.struct({"role": text, "content": text}))
+    span = pa.struct({"behavior": text, "start": number, "end": number})
+    meta = pa.struct(
+        {
+            "problem_id": text,
+            "ground_truth": text,
+            "source": text,
+            "operations": number,
+            "style": text,
+            "spans": pa.list_(span),
+        }
+    )
+    extra = pa.struct({"split": text, "index": number, "id": text, "operations": number})
+    return {
+        "examples": pa.schema({"id": text, "messages": messages, "meta": meta}),
+        "problems": pa.schema(
+            {
+                "prompt": messages,
+                "solution": text,
+                "data_source": text,
+                "ability": text,
+                "reward_model": pa.struct({"style": text, "ground_truth": text}),
+                "extra_info": extra,
+            }
+        ),
+        "ledger": pa.schema({"id": text, "step": text, "reason": text, "partner_id": text}),
+    }
+
+
+def write_parquet(path: Path, kind: str, rows: list[dict[str, Any]]) -> None:
+    """Write rows of `examples`, `problems` or `ledger` with their declared schema."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist(rows, schema=_schemas()[kind])
+    with atomic_file(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    with atomic_file(path) as partial, partial.open("w", encoding="utf-8") as handle:
+        for row in rows:
+            handle.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Read examples back from a dataset folder's JSONL or Parquet file.
+
+    Raises:
+        InputError: missing, malformed (with the line), or not rows of examples.
+    """
+    return [_converted(path, number, row, _example) for number, row in _rows(path)]
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Read problems from an rl.parquet, or from JSONL with a question and a reference answer.
+
+    A JSONL row has `question` and `answer` (GSM8K; the reference follows `####`), or `problem` and `answer` (MATH).
+    """
+    read = _problem if path.suffix == ".parquet" else _plain_problem
+    return [_converted(path, number, row, read) for number, row in _rows(path)]
+
+
+def _plain_problem(row: dict[str, Any]) -> Problem:
+    prompt = row["question"] if "question" in row else row["problem"]
+    answer = str(row["answer"])
+    reference = answer.rpartition("####")[2].strip()
+    return Problem(text_id(prompt), prompt, reference, "jsonl", {})
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if path.suffix != ".parquet":
+        yield from read_jsonl(path)
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error})") from None
+    yield from enumerate(table.to_pylist(), start=1)
+
+
+T = TypeVar("T")
+
+
+def _converted(path: Path, number: int, row: dict[str, Any], convert: Callable[[dict[str, Any]], T]) -> T:
+    try:
+        return convert(row)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(f"{path}, line {number}: not a row of the expected shape ({type(error).__name__}: {error})") from None

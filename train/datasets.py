@@ -8,9 +8,8 @@ from typing import Any
 
 from curate import arithmetic
 from curate.errors import InputError
-from curate.examples import Example, Problem
-from curate.files import content_hash
-from curate.readers import read_examples, read_manifest, read_problems
+from curate.examples import Example, Problem, read_examples, read_problems
+from curate.files import content_hash, read_json
 from train.configs import ProblemSet
 
 
@@ -84,7 +83,7 @@ def open_dataset(folder: Path) -> Dataset:
         variants = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
         hint = f"; it holds the variants {', '.join(variants)}: name one" if variants else "; build it with `curate build`"
         raise InputError(f"{folder}: expected a dataset folder with manifest.json{hint}")
-    return Dataset(folder, read_manifest(folder))
+    return Dataset(folder, read_json(folder / "manifest.json"))
 
 
 def open_problems(source: Path) -> Problems:

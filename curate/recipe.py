@@ -1,0 +1,158 @@
+"""The recipe: a YAML file that says where examples come from and which variants are made of them."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from curate.answers import Verdict
+from curate.behaviors import Injection, Style
+from curate.config import Config, load_config
+from curate.lengths import LengthMix
+
+_COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]+)?)\s*([kKM]?)")
+
+
+def _count(value: Any) -> Any:
+    """Read `1_000_000`, `1e6`, `20k`, `2M`: YAML hands some of them over as text."""
+    if not isinstance(value, str):
+        return value
+    match = _COUNT.fullmatch(value.strip())
+    if not match:
+        raise ValueError(f"expected a count like 200_000, 2e5, 200k or 2M, came {value!r}")
+    return round(float(match[1].replace("_", "")) * {"": 1, "k": 1000, "K": 1000, "M": 1_000_000}[match[2]])
+
+
+Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
+
+
+class Source(Config):
+    """Where rows come from: a file, or the embedded task."""
+
+    path: Path | None = None
+    format: Literal["gsm8k", "messages"] | None = None
+    """Default: what the first row's fields say."""
+    task: Literal["arithmetic"] | None = None
+    size: Count | None = None
+    """Embedded task: problems."""
+    operations: tuple[int, int] = (2, 6)
+    styles: dict[Style, float] = {"short": 0.4, "long": 0.4, "full": 0.2}
+    traces: int = Field(1, ge=1)
+    """Embedded task: traces a problem, in different styles."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Source":
+        if (self.path is None) == (self.task is None):
+            raise ValueError("a source is either a path or a task: give exactly one of them")
+        if self.task and self.size is None:
+            raise ValueError("a task needs a size: the number of problems to generate")
+        return self
+
+
+class Verify(Config):
+    """Which verdicts drop a row whose own completion is checked against its reference answer."""
+
+    drop: tuple[Verdict, ...] = (Verdict.INCORRECT, Verdict.NO_ANSWER, Verdict.UNPARSABLE, Verdict.TIMEOUT)
+
+
+class Dedup(Config):
+    """Removal of repeats: equal question and completion after folding case and white space."""
+
+    exact: bool = True
+
+
+class Filters(Config):
+    """Bounds on completion tokens."""
+
+    min_tokens: Count | None = None
+    max_tokens: Count | None = None
+
+
+class Heldout(Config):
+    """Examples kept out of every variant, one a problem, for the generalization loss."""
+
+    examples: Count
+    sources: tuple[Source, ...] = ()
+    """Default: the recipe's own sources."""
+    seed: int | None = None
+    """Default: the recipe's. With sources and a seed of its own, datasets of several data seeds share one held-out set."""
+
+
+class RlPrompts(Config):
+    """Problems for RL, disjoint from training and held-out ones."""
+
+    examples: Count
+    sources: tuple[Source, ...] = ()
+    """Default: the recipe's own sources."""
+    seed: int | None = None
+    """Default: the recipe's."""
+
+
+class Select(Config):
+    """Which trace, or which examples, by length."""
+
+    length: LengthMix = "varying"
+
+
+class BudgetConfig(Config):
+    """One of completion tokens or examples."""
+
+    tokens: Count | None = None
+    examples: Count | None = None
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> "BudgetConfig":
+        if self.tokens is not None and self.examples is not None:
+            raise ValueError("a budget is either tokens or examples: give one of them")
+        return self
+
+
+class Variant(Config):
+    """One training set made from the recipe's pool."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+    select: Select = Select()
+    budget: BudgetConfig = BudgetConfig()
+    epochs: int = Field(1, ge=1)
+    inject: Injection | None = None
+
+
+class Recipe(Config):
+    """Everything `curate build` needs."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+    seed: int = 0
+    tokenizer: str = "words"
+    sources: tuple[Source, ...] = Field(min_length=1)
+    verify: Verify | None = Verify()
+    dedup: Dedup = Dedup()
+    filters: Filters = Filters()
+    heldout: Heldout | None = None
+    rl_prompts: RlPrompts | None = None
+    variants: tuple[Variant, ...] = ()
+    """Without variants, one dataset of everything is written."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Recipe":
+        names = [variant.name for variant in self.variants]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"variant names must differ; {sorted(repeated)[0]!r} appears twice")
+        return self
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None, *, seed: int | None = None) -> Recipe:
+    """Read a recipe; relative source paths are taken from the recipe's folder."""
+    extra = [f"seed={seed}"] if seed is not None else []
+    recipe = load_config(path, Recipe, [*(overrides or []), *extra])
+    update: dict[str, Any] = {"sources": _anchored(recipe.sources, path.parent)}
+    for name in ("heldout", "rl_prompts"):
+        if part := getattr(recipe, name):
+            update[name] = part.model_copy(update={"sources": _anchored(part.sources, path.parent)})
+    return recipe.model_copy(update=update)
+
+
+def _anchored(sources: tuple[Source, ...], folder: Path) -> tuple[Source, ...]:
+    return tuple(
+        source.model_copy(update={"path": folder / source.path}) if source.path else source for source in sources
+    )
