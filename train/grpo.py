@@ -35,6 +35,7 @@ from train.rewards import accuracy_reward
 from train.sampling import Rollouts, Sampler, make_sampler
 
 Progress = Callable[[int, int, dict[str, float]], None]
+COLLAPSE_WINDOW = 5
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,14 @@ def main(config: GrpoConfig, progress: Progress = lambda *_: None) -> RunFolder:
         progress(step + 1, config.steps, metrics)
     run.steps, run.tokens, run.seconds = config.steps, counters["tokens"], counters["seconds"]
     checkpoints.save(model, tokenizer, record.checkpoint(run.steps))
-    record.finish(run, "done")
+    record.finish(run, "collapsed" if collapsed(record.metric("reward_mean")) else "done")
     state.drop()
     return record
+
+
+def collapsed(rewards: list[float]) -> bool:
+    """Whether a run ended far below its start: mean reward of the last 5 steps under half of the first 5's."""
+    return len(rewards) >= 2 * COLLAPSE_WINDOW and sum(rewards[-COLLAPSE_WINDOW:]) < sum(rewards[:COLLAPSE_WINDOW]) / 2
 
 
 def _problem_order(config: GrpoConfig, rows: list[Problem]) -> list[Problem]:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import InputError
-from curate.files import atomic_file, content_hash, read_json, write_json
+from curate.files import atomic_file, content_hash, read_json, read_jsonl, write_json
 
 SCHEMA_VERSION = 1
 ENGINE = "native"
@@ -154,6 +154,11 @@ class RunFolder:
         if bad:
             raise InputError(f"run {self.path.name}, step {step}: expected finite metrics, came {bad[0]} = {metrics[bad[0]]}")
         self._append("metrics.jsonl", {"step": step, **metrics})
+
+    def metric(self, name: str) -> list[float]:
+        """A metric's values in step order; of a repeated step the last one."""
+        rows = {row["step"]: row for _, row in read_jsonl(self.path / "metrics.jsonl", torn_tail=True)}
+        return [rows[step][name] for step in sorted(rows) if name in rows[step]]
 
     def loss(self, step: int, row: dict[str, Any]) -> None:
         """Append one held-out loss: heldout, heldout_hash, kind, nats_per_token, nats_per_example, tokens, examples, ..."""

@@ -159,6 +159,9 @@ def run_study(
     if "build" in chosen:
         for seed in sorted({cell.data_seed for cell in cells}):
             study.build(seed, progress)
+    if "signals" in chosen:
+        for base in study.bases:
+            study.measure_base(base)
     failures = _run_chains(study, cells, workers, progress)
     if failures:
         raise CheckFailed(f"{len(failures)} of {len(cells)} checkpoints failed:\n" + "\n".join(failures))
@@ -272,6 +275,11 @@ class _Study:
         build(load_recipe(self.config.recipe, seed=seed), folder)
         progress.report("build", label, time.monotonic() - began)
 
+    def measure_base(self, base: str) -> None:
+        """Sample the signal problems from a base model: what SFT adds or takes is judged against it."""
+        settings = self._evaluate_config("signals", self.bases[base].id.run_id, None)
+        self._evaluate_once("signals", settings, base)
+
     def chain(self, cell: Cell, progress: Progress) -> None:
         """Take one checkpoint through the chosen stages.
 
@@ -317,13 +325,19 @@ class _Study:
         """Signals of an SFT checkpoint; or the outcome of an RL run and, on the same problems, of its start."""
         seconds = None
         for target in filter(None, (before, run_id)):
-            settings = self._evaluate_config(purpose, target, dataset).model_dump(mode="json")
-            marker = self.jobs / "done" / f"{purpose}-{content_hash(settings)}.json"
-            if not marker.exists():
-                took = self._stage("evaluate", f"{purpose}-{target}", settings, cell.label)
-                write_json(marker, {"run_id": target, "seconds": took})
-                seconds = (seconds or 0.0) + took
+            took = self._evaluate_once(purpose, self._evaluate_config(purpose, target, dataset), cell.label)
+            seconds = took if seconds is None else seconds + (took or 0.0)
         progress.report(purpose, cell.label, seconds)
+
+    def _evaluate_once(self, purpose: str, config: EvaluateConfig, label: str) -> float | None:
+        """Seconds of the evaluation, None if it was done before."""
+        settings = config.model_dump(mode="json")
+        marker = self.jobs / "done" / f"{purpose}-{content_hash(settings)}.json"
+        if marker.exists():
+            return None
+        took = self._stage("evaluate", f"{purpose}-{config.model}", settings, label)
+        write_json(marker, {"run_id": config.model, "seconds": took})
+        return took
 
     def _evaluate_config(self, purpose: str, run_id: str, dataset: Path | None) -> EvaluateConfig:
         wanted = self.config.evaluate

@@ -1,0 +1,211 @@
+"""One row per SFT checkpoint: signals known before RL, and the outcome after it; from the store or from a spreadsheet."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from curate.errors import InputError, UsageError
+
+Direction = Literal["up", "down"]
+OUTCOME = "outcome_pass_at_1"
+LOSSES_ON_ONE_SET = ("gen_loss", "gen_loss_style_free", "gen_loss_result", "loss_over_min")
+_UP = re.compile(r"pass|acc|reward|coverage|mixed|signal", re.IGNORECASE)
+_DOWN = re.compile(r"loss|nll|ppl|perplexity", re.IGNORECASE)
+_SHARE = re.compile(r"pass|acc|share|score|post|reward", re.IGNORECASE)
+_TERM = re.compile(r"(?:(log|logit)\()?([^()+,]+?)\)?")
+
+
+@dataclass(frozen=True)
+class Term:
+    """A column, possibly transformed: `gen_loss`, `log(gen_loss)`, `logit(pass_at_64)`."""
+
+    column: str
+    transform: Literal["log", "logit"] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Term":
+        """Read one term.
+
+        Raises:
+            UsageError: not a column or log(column) or logit(column).
+        """
+        match = _TERM.fullmatch(text.strip())
+        if not match or ("(" in text) != bool(match[1]) or ("(" in text) != text.strip().endswith(")"):
+            raise UsageError(f"predictor term {text!r}: expected a column, log(column) or logit(column)")
+        return cls(match[2].strip(), match[1])  # type: ignore[arg-type]
+
+    def values(self, frame: pl.DataFrame) -> NDArray[np.float64]:
+        """The transformed column, shape (n,).
+
+        Raises:
+            InputError: no such column, not numbers, or outside of the transform's domain.
+        """
+        raw = column(frame, self.column)
+        if self.transform is None:
+            return raw
+        low, high = (0.0, np.inf) if self.transform == "log" else (0.0, 1.0)
+        bad = ~((raw > low) & (raw < high))
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise InputError(f"{self.transform}({self.column}): row {row + 1} holds {raw[row]:g}, outside of ({low:g}, {high:g})")
+        return np.log(raw) if self.transform == "log" else np.log(raw / (1 - raw))
+
+
+def load(home: Path | str | None = None, rl_recipe: str | None = None) -> pl.DataFrame:
+    """The `checkpoints` view of a workspace's store, in a fixed order.
+
+    Args:
+        rl_recipe: keep the outcomes of this RL recipe; needed where the store holds several.
+
+    Raises:
+        InputError: no store. UsageError: several RL recipes, none chosen.
+    """
+    from predict import store
+    from train.records import workspace
+
+    frame = store.query(workspace(home), "SELECT * FROM checkpoints ORDER BY base_model, cell, run_id, step, rl_recipe")
+    recipes = sorted(set(frame["rl_recipe"].drop_nulls()))
+    if rl_recipe is not None and rl_recipe not in recipes:
+        raise UsageError(f"RL recipe {rl_recipe!r}: the store holds {', '.join(recipes) or 'none'}")
+    if rl_recipe is None and len(recipes) > 1:
+        raise UsageError(f"the store holds outcomes of {len(recipes)} RL recipes, which are never pooled: choose one of {', '.join(recipes)}")
+    if rl_recipe is not None:
+        frame = frame.filter((pl.col("rl_recipe") == rl_recipe) | pl.col("rl_recipe").is_null())
+    return frame.with_columns(id=pl.format("{}@{}", "run_id", "step"))
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """A spreadsheet of runs, CSV or Parquet.
+
+    Raises:
+        InputError: missing, empty or malformed.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        raise InputError(f"{path}: expected a CSV or Parquet file, came a folder")
+    try:
+        if path.suffix == ".parquet":
+            frame = pl.read_parquet(path)
+        else:
+            frame = pl.read_csv(path, infer_schema_length=None, null_values=["", "NA", "null"])
+    except pl.exceptions.NoDataError:
+        raise InputError(f"{path}: the file is empty; expected a header line and one line a run") from None
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable table ({_line_of(path, error)})") from None
+    if not len(frame):
+        raise InputError(f"{path}: the table has a header but no rows")
+    return frame
+
+
+def _line_of(path: Path, error: Exception) -> str:
+    """The first line whose number of fields differs from the header's, else what the reader said."""
+    import csv
+
+    if path.suffix == ".parquet":
+        return str(error).splitlines()[0]
+    with path.open(encoding="utf-8", errors="replace", newline="") as handle:
+        reader = csv.reader(handle)
+        header = next(reader, [])
+        for row in reader:
+            if row and len(row) != len(header):
+                return f"line {reader.line_num}: {len(row)} fields, the header has {len(header)}"
+    return str(error).splitlines()[0]
+
+
+def column(frame: pl.DataFrame, name: str) -> NDArray[np.float64]:
+    """A numeric column, shape (n,); nulls become NaN, which `complete_rows` finds.
+
+    Raises:
+        InputError: no such column (with the nearest name), not numeric, or a NaN or infinity among the values.
+    """
+    if name not in frame.columns:
+        close = difflib.get_close_matches(name, frame.columns, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(frame.columns[:20])}"
+        raise InputError(f"column {name!r}: the table has none of that name{hint}")
+    series = frame[name]
+    if not series.dtype.is_numeric() and series.dtype != pl.Boolean and series.dtype != pl.Null:
+        sample = next((value for value in series.to_list() if value is not None and not _is_number(value)), None)
+        raise InputError(f"column {name!r}: expected numbers, came {sample!r}")
+    values = series.cast(pl.Float64)
+    bad = values.is_nan() | values.is_infinite()
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        raise InputError(f"column {name!r}, row {row + 1}: expected a finite number, came {values[row]}; leave the cell empty if it is not known")
+    return values.to_numpy()
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def label_codes(frame: pl.DataFrame, name: str) -> NDArray[np.float64]:
+    """A categorical column as codes 0, 1, ..., shape (n,)."""
+    if name not in frame.columns:
+        column(frame, name)
+    return frame[name].cast(pl.String).fill_null("").rank("dense").cast(pl.Float64).to_numpy()
+
+
+def as_fractions(frame: pl.DataFrame, names: Iterable[str], percent: Sequence[str] = ()) -> tuple[pl.DataFrame, list[str]]:
+    """Shares given in percent as fractions, with a note for each.
+
+    A column is in percent if it names a share (pass, acc, score, ...) and its values exceed 1.
+
+    Args:
+        percent: columns that are in percent although some of their values are at most 1.
+
+    Raises:
+        InputError: values of both kinds in one column.
+    """
+    notes = []
+    for name in dict.fromkeys(names):
+        if name not in percent and not _SHARE.search(name):
+            continue
+        values = column(frame, name)
+        known = values[~np.isnan(values)]
+        if not len(known) or (known.max() <= 1 and name not in percent):
+            continue
+        if known.max() > 100 or known.min() < 0:
+            raise InputError(f"column {name!r}: expected fractions in 0..1 or percent in 0..100, came {known.min():g} .. {known.max():g}")
+        small = known[(known > 0) & (known <= 1)]
+        if len(small) and name not in percent:
+            raise InputError(
+                f"column {name!r} mixes percent ({known.max():g}) and what looks like fractions ({small[0]:g}): "
+                f"write all values alike, or pass --percent {name} if all are in percent"
+            )
+        frame = frame.with_columns(pl.col(name) / 100)
+        notes.append(f"{name} is in percent; read as fractions")
+    return frame, notes
+
+
+def direction(name: str, given: Mapping[str, Direction] | None = None) -> Direction | None:
+    """Whether the outcome should rise or fall with a signal; None if nobody says."""
+    if given and name in given:
+        return given[name]
+    if _DOWN.search(name):
+        return "down"
+    return "up" if _UP.search(name) else None
+
+
+def same_heldout(frame: pl.DataFrame, names: Iterable[str]) -> None:
+    """Refuse losses measured on different held-out sets as one feature.
+
+    Raises:
+        InputError: the rows' `heldout_hash` differ and a feature is such a loss.
+    """
+    used = [name for name in names if name in LOSSES_ON_ONE_SET]
+    if used and "heldout_hash" in frame.columns:
+        hashes = sorted(set(frame["heldout_hash"].drop_nulls()))
+        if len(hashes) > 1:
+            raise InputError(f"{used[0]} was measured on {len(hashes)} different held-out sets ({', '.join(hashes)}), which are not one feature: filter the rows to one heldout_hash")

@@ -1,0 +1,72 @@
+"""A packed study: a whole store as one folder of Parquet files with checksums, small enough to ship."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from curate.errors import CheckFailed, InputError
+from curate.files import atomic_folder, read_json, sha256_file, write_json
+from predict.rows import SCHEMAS, Tables
+
+SCHEMA_VERSION = 1
+FILES = {"forecast_files": "forecasts"}
+"""Tables whose file has another name."""
+MADE_BY = "predict export"
+
+
+def _file(table: str) -> str:
+    return f"{FILES.get(table, table)}.parquet"
+
+
+def write(frames: dict[str, pl.DataFrame], output: Path, *, force: bool = False) -> dict[str, Any]:
+    """Write the tables of a store; evaluation jobs are folded into evaluations.parquet.
+
+    Raises:
+        OutputExists: `output` is there and `force` is false.
+    """
+    frames = dict(frames)
+    jobs = frames.pop("evaluation_jobs").drop("benchmark")
+    frames["evaluations"] = frames["evaluations"].join(jobs, on=["run_id", "step", "key_id", "seed"], how="left")
+    frames["runs"] = frames["runs"].with_columns(source=pl.lit(None, pl.String))
+    with atomic_folder(output, force=force) as partial:
+        for name, frame in frames.items():
+            ordered = frame.sort([column for column in ("run_id", "step", "name") if column in frame.columns])
+            ordered.write_parquet(partial / _file(name), compression="zstd", compression_level=12)
+        files = {file.name: sha256_file(file) for file in sorted(partial.glob("*.parquet"))}
+        counts = {name: len(frame) for name, frame in frames.items()}
+        manifest = {"schema_version": SCHEMA_VERSION, "made_by": MADE_BY, "sha256": files, "counts": counts}
+        write_json(partial / "manifest.json", manifest)
+        size = sum(file.stat().st_size for file in partial.iterdir())
+    return {"output": str(output), "bytes": size, **counts}
+
+
+def read(folder: Path, tables: Tables) -> None:
+    """Add a packed study's rows.
+
+    Raises:
+        InputError: a file is missing or of another release. CheckFailed: a checksum differs.
+    """
+    manifest = read_json(folder / "manifest.json")
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(f"{folder}/manifest.json: expected schema_version {SCHEMA_VERSION}, came {manifest.get('schema_version')}")
+    for name, expected in manifest["sha256"].items():
+        if not (folder / name).exists():
+            raise InputError(f"{folder}: {name} is missing; the manifest names it")
+        if sha256_file(folder / name) != expected:
+            raise CheckFailed(f"{folder}/{name}: its checksum is not the manifest's; fetch the study again")
+    for row in _frame(folder, "runs").with_columns(source=pl.lit(str(folder))).to_dicts():
+        tables.packed_run(row)
+    for name in ("losses", "signals", "metrics", "forecast_files"):
+        tables.add(name, _frame(folder, name).to_dicts())
+    _read_evaluations(_frame(folder, "evaluations"), tables)
+
+
+def _frame(folder: Path, table: str) -> pl.DataFrame:
+    return pl.read_parquet(folder / _file(table))
+
+
+def _read_evaluations(frame: pl.DataFrame, tables: Tables) -> None:
+    for _, rows in frame.group_by(["run_id", "step", "key_id", "seed"], maintain_order=True):
+        job = {name: rows[name][0] for name in SCHEMAS["evaluation_jobs"]}
+        tables.packed_job(job, rows.to_dicts())
