@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 FEWEST_CLUSTERS = 6
 """Below it a resampling interval says nothing."""
 RESAMPLES = 1000
-MOST_BLOCKS = 40
+MOST_BLOCKS = 20
 """Blocks of the delete-a-group jackknife."""
 
 
@@ -40,7 +40,7 @@ def spearman(x: Array, y: Array) -> float | None:
     """Rank correlation; None where one side is constant or there are fewer than 3 rows."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return float(stats.spearmanr(x, y).statistic)
+    return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
 
 
 def bootstrap(statistic: Callable[[NDArray[np.int64]], float | None], clusters: list[NDArray[np.int64]], rng: np.random.Generator) -> Interval:

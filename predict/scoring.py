@@ -349,24 +349,27 @@ def _numbers(data: _Data) -> list[int]:
 
 def _versus(data: _Data, predictor: Predictor, baseline: Predictor) -> dict[str, Any]:
     """Held-out R^2 less the baseline's, its jackknife interval, and a sign-flip test over clusters of the squared errors."""
-    matrices = [p.matrix(data.frame) for p in (predictor, baseline)]
+    ours, theirs = _Refits(data, predictor), _Refits(data, baseline)
     rng = np.random.default_rng(data.seed)
-
-    def errors(which: int, rows: Rows) -> tuple[Array, _HeldOut, list[Rows]]:
-        place = {int(row): index for index, row in enumerate(rows)}
-        folds = [np.array([place[int(row)] for row in cluster if int(row) in place]) for cluster in data.clusters]
-        folds = [fold for fold in folds if len(fold)]
-        held = _held_out((predictor, baseline)[which], matrices[which][rows], data.y[rows], folds)
-        return (data.y[rows] - held.predicted) ** 2, held, folds
-
-    def difference(rows: Rows) -> float:
-        return errors(0, rows)[1].r2(data.y[rows]) - errors(1, rows)[1].r2(data.y[rows])
-
     everything = np.arange(len(data.y))
-    (ours, _, folds), (theirs, _, _) = errors(0, everything), errors(1, everything)
-    per_cluster = np.array([(ours[fold] - theirs[fold]).mean() for fold in folds])
-    ordered = [np.sort(cluster) for cluster in data.clusters]
-    interval = jackknife(lambda rows: difference(np.sort(rows)), ordered, rng)
+    difference = ours.squared_errors(everything) - theirs.squared_errors(everything)
+    per_cluster = np.array([difference[rows].mean() for rows in data.clusters])
+    interval = jackknife(lambda rows: ours.r2(np.sort(rows)) - theirs.r2(np.sort(rows)), data.clusters, rng)
     return {"name": baseline.name, "delta_r2": asdict(interval), "p_value": sign_flip_p(per_cluster, rng)}
 
 
+class _Refits:
+    """Leave-one-cluster-out results of a predictor on subsets of the rows, every fold refitted."""
+
+    def __init__(self, data: _Data, predictor: Predictor):
+        self.data, self.predictor, self.X = data, predictor, predictor.matrix(data.frame)
+
+    def _held_out(self, rows: Rows) -> _HeldOut:
+        folds = (np.flatnonzero(np.isin(rows, cluster)) for cluster in self.data.clusters)
+        return _held_out(self.predictor, self.X[rows], self.data.y[rows], [fold for fold in folds if len(fold)])
+
+    def squared_errors(self, rows: Rows) -> Array:
+        return (self.data.y[rows] - self._held_out(rows).predicted) ** 2
+
+    def r2(self, rows: Rows) -> float:
+        return self._held_out(rows).r2(self.data.y[rows])
