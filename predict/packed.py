@@ -1,5 +1,6 @@
 """A packed study: a whole store as one folder of Parquet files with checksums, small enough to ship."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def write(frames: dict[str, pl.DataFrame], output: Path, *, force: bool = False)
     frames = dict(frames)
     jobs = frames.pop("evaluation_jobs").drop("benchmark")
     frames["evaluations"] = frames["evaluations"].join(jobs, on=["run_id", "step", "key_id", "seed"], how="left")
-    frames["runs"] = frames["runs"].with_columns(source=pl.lit(None, pl.String))
+    frames["runs"] = _without_places(frames["runs"])
     with atomic_folder(output, force=force) as partial:
         for name, frame in frames.items():
             ordered = frame.sort([column for column in ("run_id", "step", "name") if column in frame.columns])
@@ -39,6 +40,12 @@ def write(frames: dict[str, pl.DataFrame], output: Path, *, force: bool = False)
         write_json(partial / "manifest.json", manifest)
         size = sum(file.stat().st_size for file in partial.iterdir())
     return {"output": str(output), "bytes": size, **counts}
+
+
+def _without_places(runs: pl.DataFrame) -> pl.DataFrame:
+    """Rows that say nothing of the machine's folders: no source, and of a base model not where its weights lie."""
+    config = [json.dumps({k: v for k, v in json.loads(text).items() if k != "folder"}) for text in runs["config"]]
+    return runs.with_columns(pl.Series("config", config, pl.String), source=pl.lit(None, pl.String))
 
 
 def read(folder: Path, tables: Tables) -> None:
