@@ -19,6 +19,8 @@ TITLES = {
     OUTCOME: "pass@1 after RL",
 }
 
+SIGNALS = tuple(name for name in TITLES if name != OUTCOME)
+
 
 def title(column: str) -> str:
     """What an axis calls a column."""
@@ -28,7 +30,7 @@ def title(column: str) -> str:
 def outcome_against(runs: pl.DataFrame, column: str, *, outcome: str = OUTCOME, colour: str = "variant") -> alt.Chart:
     """Outcome over one signal, a point a checkpoint."""
     known = runs.filter(pl.col(outcome).is_not_null() & pl.col(column).is_not_null())
-    shown = [name for name in ("id", colour, column, outcome) if name in known.columns]
+    shown = list(dict.fromkeys(name for name in ("id", colour, column, outcome) if name in known.columns))
     chart = alt.Chart(known.select(shown)).mark_point(filled=True, size=55, opacity=0.85)
     encoding = {
         "x": alt.X(f"{column}:Q", title=title(column), scale=alt.Scale(zero=False)),
@@ -81,14 +83,27 @@ def forecast_against_result(rows: pl.DataFrame) -> alt.LayerChart:
     return (bars + inner + point + measured).properties(width=WIDTH + 120, height=alt.Step(26), title=caption)
 
 
-def what_if(runs: pl.DataFrame, column: str, row: dict[str, float], outcome: str = OUTCOME) -> alt.LayerChart:
-    """The runs, and a forecast with its interval at one value of a signal.
+def response(runs: pl.DataFrame, curve: pl.DataFrame, column: str, point: dict[str, float]) -> alt.LayerChart:
+    """The observed runs, the forecast along one signal with its 90 % band, and the scenario asked about.
 
     Args:
-        row: value of `column`, and point, low, high.
+        curve: `Forecaster.response`: columns `column`, point, low, high.
+        point: value of `column`, and point, low, high.
     """
-    rest = outcome_against(runs, column, outcome=outcome)
-    one = alt.Chart(pl.DataFrame([{column: row[column], **{k: row[k] for k in ("point", "low", "high")}}]))
-    bar = one.mark_rule(strokeWidth=2, color=PALETTE[7]).encode(x=f"{column}:Q", y="low:Q", y2="high:Q")
-    dot = one.mark_point(shape="cross", filled=True, size=160, color=PALETTE[7]).encode(x=f"{column}:Q", y="point:Q")
-    return (rest + bar + dot).properties(width=WIDTH + 80, height=HEIGHT + 40)
+    x = alt.X(f"{column}:Q", title=title(column), scale=alt.Scale(zero=False))
+    along = alt.Chart(curve)
+    band = along.mark_area(opacity=0.15, color=PALETTE[0]).encode(x=x, y="low:Q", y2="high:Q")
+    line = along.mark_line(color=PALETTE[0]).encode(x=x, y="point:Q")
+    scenario = alt.Chart(pl.DataFrame([{name: float(point[name]) for name in (column, "point", "low", "high")}]))
+    bar = scenario.mark_rule(strokeWidth=2).encode(x=x, y="low:Q", y2="high:Q")
+    cross = scenario.mark_point(shape="cross", filled=True, size=160, color=PALETTE[7]).encode(x=x, y="point:Q")
+    observed = outcome_against(runs, column, colour="length_mix")
+    return (band + line + observed + bar + cross).properties(width=WIDTH + 200, height=HEIGHT + 60)
+
+
+def span(values: pl.Series) -> tuple[float, float]:
+    """Ends of a slider: the observed range and a tenth of it beyond on each side; a share stays within 0..1."""
+    low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
+    margin = 0.1 * (high - low)
+    ends = low - margin, high + margin
+    return (max(0.0, ends[0]), min(1.0, ends[1])) if 0 <= low <= high <= 1 else ends

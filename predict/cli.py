@@ -177,18 +177,18 @@ def rank(
     as_json: AsJson = False,
 ) -> None:
     """Forecast the rows without an outcome, best first, and write the forecast down."""
+    from curate.files import write_json
     from predict.features import as_fractions
-    from predict.forecasting import Forecaster, best_predictor
+    from predict.forecasting import Forecaster
+    from predict.scoring import best_predictor
 
     runs = _runs(csv, home, rl_recipe)
-    chosen = predictor or best_predictor(runs, outcome=outcome, group=group, seed=seed)
+    chosen = predictor or best_predictor(runs, outcome=outcome, group=group, seed=seed, percent=percent or ())
     forecaster = Forecaster(chosen, outcome=outcome, group=group, seed=seed)
     runs, notes = as_fractions(runs, [*forecaster.predictor.features, outcome], percent or ())
     forecast = forecaster.fit(runs).forecast(runs.filter(runs[outcome].is_null()))
     document = {**forecast.to_dict(), "notes": [*notes, *forecast.notes]}
     path = _workspace(home) / "forecasts" / f"{document['forecast_id']}.json"
-    from curate.files import write_json
-
     write_json(path, {"schema_version": 1, "ok": True, **document})
 
     def text() -> None:

@@ -151,6 +151,14 @@ class Forecaster:
         abstentions = _abstentions([str(name) for name in candidates["id"]], points, draws, _seconds(self.runs))
         return Forecast(self.predictor.name, self.outcome, fitted_on, "measured outcome", rows, abstentions, self.notes)
 
+    def response(self, candidate: pl.DataFrame, column: str, points: int = 41) -> pl.DataFrame:
+        """The forecast along one feature, the candidate's others held: columns `column`, point, low, high (90 %)."""
+        known = self.runs[column].cast(pl.Float64)
+        grid = np.linspace(*(float(end) for end in (known.min(), known.max())), points)  # type: ignore[arg-type]
+        rows = pl.concat([candidate.with_columns(pl.lit(float(value)).alias(column)) for value in grid])
+        low, high = self.intervals(self._matrix(rows), LEVELS[0])
+        return pl.DataFrame({column: grid, "point": self.predict(rows), "low": low, "high": high})
+
     def true_levels(self, X: Array) -> Array:
         """Joint draws of the candidates' true levels, (DRAWS, m): common coefficients, independent misfit.
 
@@ -190,15 +198,6 @@ class Forecaster:
             facts = {**_rounded(leverage=new[i], leverage_max=largest, gower_share=share), "inside": inside, "words": words}
             result.append((facts, [names[j] for j in np.argsort(distances[i], kind="stable")[:NEAREST]]))
         return result
-
-
-def best_predictor(runs: pl.DataFrame, *, outcome: str = OUTCOME, group: str | None = None, seed: int = 0) -> str:
-    """The default predictor with the best held-out R^2 on these runs, clusters left out whole; ties go to the simpler one."""
-    from predict.scoring import score
-
-    report = score(runs, outcome=outcome, group=group, seed=seed)
-    held_out = {s.name: s.r2_logo if s.r2_logo is not None else s.r2_loo for s in report.predictors}
-    return max(held_out, key=lambda name: (round(held_out[name], 3), -len(name)))
 
 
 def noise_variance(runs: pl.DataFrame) -> float:

@@ -12,7 +12,6 @@ from predict import charts, store
 from predict.features import OUTCOME, load
 from predict.scoring import Report, score
 
-PREDICTORS_SHOWN = ("pass_at_1", "pass_at_8", "pass_at_64", "mixed_share", "gen_loss", "gen_loss_style_free")
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#1a1a1a}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd}
 th:first-child,td:first-child{text-align:left}figure{display:inline-block;margin:0 1rem 1rem 0;vertical-align:top}figure svg{max-width:100%;height:auto}
@@ -42,7 +41,7 @@ def write(home: Path, output: Path, *, rl_recipe: str | None = None, seed: int =
 
 
 def _figures(home: Path, runs: pl.DataFrame, forecasts: pl.DataFrame) -> dict[str, alt.TopLevelMixin]:
-    shown = [name for name in PREDICTORS_SHOWN if runs[name].null_count() < len(runs)]
+    shown = [name for name in charts.SIGNALS if runs[name].null_count() < len(runs)]
     figures: dict[str, Any] = {f"outcome-{name}": charts.outcome_against(runs, name) for name in shown}
     curves = pass_curves(home)
     if len(curves):

@@ -130,6 +130,23 @@ def score(
     return Report(len(data.y), data.n_runs, len(data.clusters), outcome, group, folds, scores, notes)
 
 
+def best_predictor(
+    runs: pl.DataFrame, *, outcome: str = OUTCOME, group: str | None = None, seed: int = 0, percent: Sequence[str] = ()
+) -> str:
+    """The default predictor with the best held-out R^2 on these runs, clusters left out whole; ties go to the shorter name.
+
+    Raises:
+        InputError: no column of any default predictor, or too few runs.
+    """
+    group = group or ("cell" if "cell" in runs.columns else None)
+    candidates = [predictor for predictor in _available(runs) if predictor.terms]
+    if not candidates:
+        raise InputError(f"none of the default predictors' columns is there; name a predictor of these: {', '.join(runs.columns[:20])}")
+    data = _Data.of(runs, candidates, outcome, group, seed, percent)
+    held_out = {p.name: _held_out(p, p.matrix(data.frame), data.y, data.clusters).r2(data.y) for p in candidates}
+    return max(held_out, key=lambda name: (round(held_out[name], 3), -len(name)))
+
+
 def _available(runs: pl.DataFrame) -> list[Predictor]:
     """The default predictors whose columns hold values."""
     parsed = [parse(name) for name in DEFAULTS]

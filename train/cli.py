@@ -4,15 +4,16 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from curate.commands import finish, run_app
-from curate.config import check_config, load_config
-from train.configs import BaseConfig, EvaluateConfig, GrpoConfig, SftConfig, StageConfig
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+if TYPE_CHECKING:
+    from train.configs import StageConfig
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="Settings of the run, as YAML.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; a.b reaches into a.")]
@@ -41,26 +42,38 @@ class Reporter:
         print(f"\r{self.label}  {done}/{total}  {shown}  {left:.0f} s left   ", end="\n" if last else "", file=sys.stderr)
 
 
-def _config(file: Path, model: type[StageConfig], overrides: list[str] | None, home: Path | None) -> Any:
-    extra = [f"home={json.dumps(str(home))}"] if home else []
-    return load_config(file, model, [*(overrides or []), *extra])
+@app.callback()
+def _root() -> None:
+    """Train SFT and GRPO models, measure them, run whole studies of them."""
 
 
-CONFIGS: dict[str, type[StageConfig]] = {"base": BaseConfig, "sft": SftConfig, "grpo": GrpoConfig, "evaluate": EvaluateConfig}
+def _config(stage: str, file: Path, overrides: list[str] | None, home: Path | None) -> "StageConfig":
+    from curate.config import load_config
+    from train.configs import CONFIGS
+
+    return load_config(file, CONFIGS[stage], [*(overrides or []), *_home(home)])
+
+
+def _home(home: Path | None) -> list[str]:
+    return [f"home={json.dumps(str(home))}"] if home else []
 
 
 def run_config(stage: str, settings: dict[str, Any]) -> None:
     """Run one stage from a mapping of settings, without progress: what a study's processes do."""
     from importlib import import_module
 
+    from curate.config import check_config
+    from train.configs import CONFIGS
+
     config = check_config(settings, CONFIGS[stage], origin=stage)
     _quiet_libraries()
     import_module(f"train.{stage}").main(config)
 
 
-def _run(stage: str, config: StageConfig, as_json: bool) -> None:
+def _run(stage: str, file: Path, overrides: list[str] | None, home: Path | None, as_json: bool) -> None:
     from importlib import import_module
 
+    config = _config(stage, file, overrides, home)
     _quiet_libraries()
     record = import_module(f"train.{stage}").main(config, Reporter(stage, silent=as_json))
     run = record.run
@@ -79,25 +92,25 @@ def _quiet_libraries() -> None:
 @app.command()
 def base(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_json: AsJson = False) -> None:
     """Pre-train an embedded base model on the generated task."""
-    _run("base", _config(config, BaseConfig, overrides, home), as_json)
+    _run("base", config, overrides, home, as_json)
 
 
 @app.command()
 def sft(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_json: AsJson = False) -> None:
     """Fine-tune a model on a dataset folder."""
-    _run("sft", _config(config, SftConfig, overrides, home), as_json)
+    _run("sft", config, overrides, home, as_json)
 
 
 @app.command()
 def grpo(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_json: AsJson = False) -> None:
     """Train a checkpoint by GRPO against the verifier."""
-    _run("grpo", _config(config, GrpoConfig, overrides, home), as_json)
+    _run("grpo", config, overrides, home, as_json)
 
 
 @app.command()
 def evaluate(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_json: AsJson = False) -> None:
     """Measure a checkpoint: counts for pass@k, held-out losses."""
-    _run("evaluate", _config(config, EvaluateConfig, overrides, home), as_json)
+    _run("evaluate", config, overrides, home, as_json)
 
 
 @app.command()
@@ -112,10 +125,10 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """Run a grid of SFT-then-RL runs; what is done is skipped."""
+    from curate.config import load_config
     from train.study import StudyConfig, run_study
 
-    extra = [f"home={json.dumps(str(home))}"] if home else []
-    settings = load_config(config, StudyConfig, [*(overrides or []), *extra])
+    settings = load_config(config, StudyConfig, [*(overrides or []), *_home(home)])
     summary = run_study(settings, stages=stages, workers=workers, shard=shard, dry_run=dry_run, silent=as_json)
     finish(summary, as_json=as_json, text=lambda: None)
 

@@ -169,3 +169,7 @@ class EvaluateConfig(StageConfig):
         if self.heldout and self.dataset is None:
             raise ValueError("heldout losses need the dataset folder whose held-out sets they are measured on")
         return self
+
+
+CONFIGS: dict[str, type[StageConfig]] = {"base": BaseConfig, "sft": SftConfig, "grpo": GrpoConfig, "evaluate": EvaluateConfig}
+"""The config of each stage, by the name of its command and module."""

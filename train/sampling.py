@@ -1,6 +1,7 @@
 """Sample completions: groups of rollouts per prompt, by our own decoder or by `transformers.generate`."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,7 +37,7 @@ class Rollouts:
     @property
     def mask(self) -> Tensor:
         """(B, T) 1.0 at written tokens."""
-        return (torch.arange(self.tokens.shape[1]) < self.lengths[:, None]).float()
+        return (torch.arange(self.tokens.shape[1], device=self.lengths.device) < self.lengths[:, None]).float()
 
 
 class Sampler(Protocol):
@@ -57,7 +58,7 @@ class NativeSampler:
             raise UsageError(
                 f"the native sampler decodes Llama models, came {type(model).__name__}; set sampler: transformers"
             )
-        self.model, self.end, self.pad = model, torch.tensor(list(end)), pad
+        self.model, self.end, self.pad = model, torch.tensor(list(end), device=model.device), pad
 
     @torch.inference_mode()
     def sample(
@@ -66,13 +67,14 @@ class NativeSampler:
         """See `Sampler.sample`. Prompts of like length are decoded together; `temperature` 0 is greedy."""
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         at_once = max(1, ROWS_AT_ONCE // group_size)
-        generator = torch.Generator().manual_seed(seed)
-        decoder = LlamaDecoder(self.model, max(map(len, prompts)) + max_tokens)
-        parts = []
-        for start in range(0, len(order), at_once):
-            chunk = [prompts[index] for index in order[start : start + at_once]]
-            parts.append(self._decode(decoder, chunk, group_size, max_tokens, temperature, generator))
-        return _in_order(parts, order, group_size, self.pad)
+        generator = torch.Generator(self.model.device).manual_seed(seed)
+        with _device_of(self.model):
+            decoder = LlamaDecoder(self.model, max(map(len, prompts)) + max_tokens)
+            parts = []
+            for start in range(0, len(order), at_once):
+                chunk = [prompts[index] for index in order[start : start + at_once]]
+                parts.append(self._decode(decoder, chunk, group_size, max_tokens, temperature, generator))
+            return _in_order(parts, order, group_size, self.pad)
 
     def _decode(
         self,
@@ -99,6 +101,11 @@ class NativeSampler:
                 groups = GroupIndex.of(prompt_of_row, len(prompts))
             logits = decoder.step(ids, time, cache, rows, prompt_of_row, groups)
         return writer.rollouts()
+
+
+def _device_of(model: PreTrainedModel) -> AbstractContextManager[object]:
+    """New tensors go where the model is. Nothing on a CPU, where the context would slow every small operation."""
+    return nullcontext() if model.device.type == "cpu" else model.device
 
 
 class _Writer:
@@ -192,17 +199,17 @@ class TransformersSampler:
     """`transformers.generate`: any causal model, one row a rollout."""
 
     def __init__(self, model: PreTrainedModel, *, end: Sequence[int], pad: int):
-        self.model, self.end, self.pad = model, torch.tensor(list(end)), pad
+        self.model, self.end, self.pad = model, torch.tensor(list(end), device=model.device), pad
 
     @torch.inference_mode()
     def sample(
         self, prompts: Sequence[list[int]], *, group_size: int, max_tokens: int, temperature: float, seed: int
     ) -> Rollouts:
         """See `Sampler.sample`."""
-        width = max(map(len, prompts))
-        padded = torch.tensor([[self.pad] * (width - len(prompt)) + prompt for prompt in prompts])
-        attended = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        with torch.random.fork_rng(devices=[]):
+        width, device = max(map(len, prompts)), self.model.device
+        padded = torch.tensor([[self.pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
+        attended = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+        with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
             torch.manual_seed(seed)
             output = self.model.generate(
                 padded.repeat_interleave(group_size, 0),
@@ -223,7 +230,7 @@ class TransformersSampler:
         finished = ended.any(1)
         lengths = torch.where(finished, ended.int().argmax(1) + 1, tokens.shape[1])
         logprobs = (logits / (temperature or 1.0)).log_softmax(-1)
-        mask = torch.arange(tokens.shape[1]) < lengths[:, None]
+        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
         chosen = logprobs.gather(2, tokens[..., None])[..., 0]
         entropies = (torch.special.entr(logprobs.exp()).sum(-1) * mask).sum(1) / lengths
         return Rollouts(tokens, lengths, finished, torch.where(mask, chosen, 0.0), entropies)

@@ -1,0 +1,44 @@
+# make demo: forecast, then run RL, then compare. make test: the tests. make help: the rest.
+PYTHON ?= python3
+SEED ?= 0
+WORKERS ?= 2
+HOME_DIR ?= forerun
+BIN := .venv/bin
+READY := .venv/.ready
+# Two torch threads of a small model are slower than one on a shared CPU; work is spread over processes instead.
+export OMP_NUM_THREADS := 1
+
+.PHONY: setup demo test test-all check app help clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## Make .venv with the pinned packages
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Forerun needs Python 3.11 or newer; set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt torch -e '.[train,dev]'
+	touch $(READY)
+
+demo: $(READY) ## Forecast the RL outcome of fresh checkpoints, run the RL, compare (SEED=0, WORKERS=2)
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh configs/demo.sh $(HOME_DIR) $(SEED) $(WORKERS)
+
+test: $(READY) ## The tests, under 10 minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY) ## All tests, the slow ones too
+	$(BIN)/python -m pytest
+
+check: $(READY) ## Lint, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+app: $(READY) ## Open the explorer on what the demo made
+	FORERUN_HOME=$(HOME_DIR) $(BIN)/streamlit run app.py
+
+clean: ## Remove the environment and what the demo made
+	rm -rf .venv $(HOME_DIR)
