@@ -3,7 +3,7 @@
 import altair as alt
 import polars as pl
 
-from predict.features import OUTCOME
+from predict.features import OUTCOME, names
 
 WIDTH, HEIGHT = 340, 260
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000"]
@@ -71,8 +71,8 @@ def forecast_against_result(rows: pl.DataFrame) -> alt.LayerChart:
     Args:
         rows: the `forecasts` view.
     """
-    named = rows.with_columns(name=pl.coalesce("variant", "id") + pl.lit(" ") + pl.col("id").str.slice(0, 6))
-    base = alt.Chart(named).encode(y=alt.Y("name:N", title=None, sort=alt.EncodingSortField("point", order="descending")))
+    named = rows.with_columns(name=pl.col("id").replace_strict(names(rows), return_dtype=pl.String))
+    base = alt.Chart(named).encode(y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=300), sort=alt.EncodingSortField("point", order="descending")))
     level = alt.Scale(zero=False)
     bars = base.mark_rule(color=PALETTE[0]).encode(x=alt.X("low:Q", title=title(OUTCOME), scale=level), x2="high:Q")
     inner = base.mark_rule(color=PALETTE[0], strokeWidth=5).encode(x="low_50:Q", x2="high_50:Q")

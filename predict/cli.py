@@ -193,12 +193,24 @@ def rank(
 
     def text() -> None:
         print(f"{document['predictor']} fitted on {document['fitted_on']['n']} runs; forecast of {outcome}:")
-        print(_shown(forecast.frame()))
+        print(_shown(_named(forecast.frame(), runs)))
         for abstention in forecast.abstentions:
             print(f"note: {abstention['words']}; {abstention['cost']}")
         print(f"written to {path}")
 
     finish(document, as_json=as_json, text=text)
+
+
+def _named(candidates: "pl.DataFrame", runs: "pl.DataFrame") -> "pl.DataFrame":
+    """Candidates with a name that a person knows, where the runs have one."""
+    import polars as pl
+
+    from predict.features import names
+
+    if "variant" not in runs.columns:
+        return candidates
+    known = names(runs)
+    return candidates.with_columns(checkpoint=pl.col("id").replace_strict(known, return_dtype=pl.String)).select("id", "checkpoint", pl.exclude("id", "checkpoint"))
 
 
 @app.command()
@@ -210,7 +222,8 @@ def forecasts(home: Home = None, as_json: AsJson = False) -> None:
     rows = store.query(_workspace(home), "SELECT * FROM forecasts ORDER BY created_at, point DESC")
 
     def text() -> None:
-        print(_shown(forecast_table(rows)))
+        if len(rows):
+            print(_shown(forecast_table(rows)))
         print(reading(rows))
 
     finish({"forecasts": _plain(rows)}, as_json=as_json, text=text)

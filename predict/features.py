@@ -81,6 +81,15 @@ def load(home: Path | str | None = None, rl_recipe: str | None = None) -> pl.Dat
     return frame.with_columns(id=pl.format("{}@{}", "run_id", "step"))
 
 
+def names(runs: pl.DataFrame) -> dict[str, str]:
+    """What a person calls each checkpoint, by its id: training set, learning rate, epochs, seed, as far as they are known."""
+    parts = {"variant": "{}", "sft_learning_rate": "lr {:g}", "epochs": "x {}", "data_seed": "seed {}"}
+    return {
+        row["id"]: " ".join(text.format(row[name]) for name, text in parts.items() if row.get(name) is not None) or row["id"]
+        for row in runs.to_dicts()
+    }
+
+
 def read_table(path: Path) -> pl.DataFrame:
     """A spreadsheet of runs, CSV or Parquet.
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from curate.files import atomic_folder, write_text
 from predict import charts, store
-from predict.features import OUTCOME, load
+from predict.features import OUTCOME, load, names
 from predict.scoring import Report, score
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#1a1a1a}
@@ -85,9 +85,9 @@ def _page(folder: Path, runs: pl.DataFrame, report: Report, forecasts: pl.DataFr
 
 def forecast_table(forecasts: pl.DataFrame) -> pl.DataFrame:
     """The columns a person reads: what was forecast, and what happened."""
+    called = names(forecasts)
     return forecasts.select(
-        pl.col("id").str.slice(0, 8).alias("checkpoint"),
-        "variant",
+        pl.col("id").replace_strict(called, return_dtype=pl.String).alias("checkpoint"),
         pl.col("pass_at_1").alias("pass@1 after SFT"),
         pl.col("point").alias("forecast"),
         pl.format("{} .. {}", pl.col("low").round(3), pl.col("high").round(3)).alias("90 % interval"),
@@ -101,6 +101,8 @@ def forecast_table(forecasts: pl.DataFrame) -> pl.DataFrame:
 
 def reading(forecasts: pl.DataFrame) -> str:
     """The forecasts in one or two sentences."""
+    if not len(forecasts):
+        return "No forecast has been written yet: `predict rank` writes one for the checkpoints without an outcome."
     known = forecasts.filter(pl.col("measured").is_not_null())
     if not len(known):
         return f"{len(forecasts)} forecasts; RL has not been run on any of them yet."

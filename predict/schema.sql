@@ -244,10 +244,11 @@ WITH candidates AS (
     FROM rl_runs GROUP BY start_run_id, start_step
 ), results AS (
     SELECT run_id || '@' || step AS id, any_value(outcome_pass_at_1) AS measured, any_value(variant) AS variant,
+           any_value(sft_learning_rate) AS sft_learning_rate, any_value(epochs) AS epochs, any_value(data_seed) AS data_seed,
            any_value(start_pass_at_1) AS start_pass_at_1, any_value(pass_at_1) AS pass_at_1
     FROM checkpoints GROUP BY run_id, step
 )
-SELECT forecast_id, created_at, predictor, outcome, c.id AS id, variant, pass_at_1, start_pass_at_1,
+SELECT forecast_id, created_at, predictor, outcome, c.id AS id, variant, sft_learning_rate, epochs, data_seed, pass_at_1, start_pass_at_1,
        c.point AS point, c.low AS low, c.high AS high, c.low_50 AS low_50, c.high_50 AS high_50,
        c.p_best AS p_best, c.expected_regret AS expected_regret, measured, measured BETWEEN c.low AND c.high AS inside,
        rl_created_at, created_at < rl_created_at AS before_rl

@@ -122,7 +122,7 @@ def score(
     if group is not None and group not in runs.columns:
         column(runs, group)
     group = group or ("cell" if "cell" in runs.columns else None)
-    chosen = [parse(p) if isinstance(p, str) else p for p in predictors] if predictors else _available(runs)
+    chosen = [parse(p) if isinstance(p, str) else p for p in predictors] if predictors else available(runs)
     data = _Data.of(runs, chosen, outcome, group, seed, percent)
     scores = [_score_one(data, predictor, chosen[0], directions) for predictor in chosen]
     notes = [*data.notes, "intervals are 90 %, from resampled clusters; R^2 is against the training fold's mean"]
@@ -139,7 +139,7 @@ def best_predictor(
         InputError: no column of any default predictor, or too few runs.
     """
     group = group or ("cell" if "cell" in runs.columns else None)
-    candidates = [predictor for predictor in _available(runs) if predictor.terms]
+    candidates = [predictor for predictor in available(runs) if predictor.terms]
     if not candidates:
         raise InputError(f"none of the default predictors' columns is there; name a predictor of these: {', '.join(runs.columns[:20])}")
     data = _Data.of(runs, candidates, outcome, group, seed, percent)
@@ -147,7 +147,7 @@ def best_predictor(
     return max(held_out, key=lambda name: (round(held_out[name], 3), -len(name)))
 
 
-def _available(runs: pl.DataFrame) -> list[Predictor]:
+def available(runs: pl.DataFrame) -> list[Predictor]:
     """The default predictors whose columns hold values."""
     parsed = [parse(name) for name in DEFAULTS]
     filled = {name for name in runs.columns if runs[name].null_count() < len(runs)}

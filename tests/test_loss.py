@@ -48,7 +48,7 @@ def trl_loss(rollouts, loss_type: str, beta: float) -> float:
         current_gradient_accumulation_steps=1,
         _current_train_step_time=0.0,
         model=SimpleNamespace(training=True),
-        accelerator=SimpleNamespace(gather=lambda x: x, num_processes=1),
+        accelerator=SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x, num_processes=1),
         _metrics=defaultdict(lambda: defaultdict(list)),
         _get_per_token_logps_and_entropies=lambda *a, **k: (rollouts.logprobs, torch.zeros(B, T), None),
     )

@@ -48,16 +48,25 @@ def resolve(reference: str, home: Path) -> Checkpoint:
     match = _RUN_REFERENCE.fullmatch(reference)
     if match:
         return _of_run(home, match[1], match[2])
+    return _record_base(home, model_folder(reference))
+
+
+def model_folder(reference: str) -> Path:
+    """The Hugging Face folder of that path, or of a base model shipped under that name.
+
+    Raises:
+        InputError: neither is there.
+    """
     folder = Path(reference)
-    if not folder.exists():
-        shipped = sorted(SHIPPED.glob(f"*/bases/{reference}"))
-        if not shipped:
-            raise InputError(
-                f"model {reference!r}: expected a run id, run_id@step, a model folder or a shipped base "
-                f"({', '.join(sorted(path.name for path in SHIPPED.glob('*/bases/*'))) or 'none here'}); there is no such"
-            )
-        folder = shipped[0]
-    return _record_base(home, folder)
+    if folder.exists():
+        return folder
+    shipped = {path.name: path for path in sorted(SHIPPED.glob("*/bases/*"))}
+    if reference not in shipped:
+        raise InputError(
+            f"model {reference!r}: expected a run id, run_id@step, a model folder or a shipped base "
+            f"({', '.join(shipped) or 'none here'}); there is no such"
+        )
+    return shipped[reference]
 
 
 def _of_run(home: Path, identifier: str, step: str | None) -> Checkpoint:

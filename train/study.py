@@ -99,7 +99,7 @@ class Cell:
 
 @dataclass
 class Progress:
-    """Counts stages, times them, prints one line each with the time left."""
+    """Counts stages, times them, prints one line for each that was run, with the time left."""
 
     total: dict[str, int]
     silent: bool
@@ -115,10 +115,9 @@ class Progress:
             self.total[stage] -= 1
             if seconds is not None:
                 self.seconds.setdefault(stage, []).append(seconds)
-            if not self.silent:
-                what = "done before" if seconds is None else f"{seconds:.0f} s"
+            if not self.silent and seconds is not None:
                 left = self.left() / 60
-                print(f"[{self.done}] {stage:8s}{label}: {what}; {left:.0f} min left", file=sys.stderr, flush=True)
+                print(f"[{self.done}] {stage:8s}{label}: {seconds:.0f} s; {left:.0f} min left", file=sys.stderr, flush=True)
 
     def left(self) -> float:
         """Seconds still needed, from the stages timed so far."""

@@ -4,20 +4,9 @@ import polars as pl
 import streamlit as st
 
 from predict import Forecaster, Report, load, query, score
+from predict.scoring import available, best_predictor
 from predict.store import database
 from train.records import workspace
-
-PREDICTORS = (
-    "pass_at_8",
-    "mixed_share",
-    "pass_at_64",
-    "gen_loss_style_free",
-    "gen_loss_style_free+pass_at_64",
-    "gen_loss",
-    "gen_loss+pass_at_64",
-    "pass_at_1",
-)
-
 
 def store_stamp() -> int:
     """When the store was last built, as the key of every cache; without a store the page ends here and says what to do."""
@@ -61,8 +50,13 @@ def forecasts(stamp: int) -> pl.DataFrame:
 @st.cache_data(max_entries=4, show_spinner="Scoring the predictors ...")
 def scores(stamp: int, recipe: str | None) -> Report:
     """How good each predictor is on the runs with an outcome."""
-    runs = checkpoints(stamp, recipe)
-    return score(runs, predictors=["pass_at_1", "mean", *(p for p in usable(runs) if p != "pass_at_1")])
+    return score(checkpoints(stamp, recipe))
+
+
+@st.cache_data(max_entries=4, show_spinner="Choosing the best predictor ...")
+def best(stamp: int, recipe: str | None) -> str:
+    """The predictor with the best held-out R^2."""
+    return best_predictor(checkpoints(stamp, recipe))
 
 
 @st.cache_resource(max_entries=16)
@@ -71,7 +65,6 @@ def forecaster(stamp: int, recipe: str | None, predictor: str) -> Forecaster:
     return Forecaster(predictor).fit(checkpoints(stamp, recipe))
 
 
-def usable(runs: pl.DataFrame) -> list[str]:
-    """The predictors whose columns hold values."""
-    filled = {name for name in runs.columns if runs[name].null_count() < len(runs)}
-    return [name for name in PREDICTORS if set(name.split("+")) <= filled]
+def movable(runs: pl.DataFrame) -> list[str]:
+    """The default predictors whose columns hold values and are numbers that a slider can move."""
+    return [p.name for p in available(runs) if p.terms and not p.categorical and not p.name.startswith("identity")]

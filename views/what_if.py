@@ -7,6 +7,7 @@ import streamlit as st
 
 from curate.errors import ForerunError
 from predict import charts
+from predict.features import names
 from views import data
 
 st.title("What if?")
@@ -14,15 +15,17 @@ stamp = data.store_stamp()
 recipe = data.choose_recipe(stamp)
 runs = data.checkpoints(stamp, recipe)
 
-predictor = st.sidebar.selectbox("Predictor", data.usable(runs), key="predictor", bind="query-params")
 try:
+    choices, best = data.movable(runs), data.best(stamp, recipe)
+    predictor = st.sidebar.selectbox("Predictor", choices, index=choices.index(best), key="predictor", bind="query-params")
     fitted = data.forecaster(stamp, recipe, predictor)
 except ForerunError as error:
     st.info(str(error))
     st.stop()
 
-names = dict(zip(runs["id"], runs.select(pl.format("{} {}", "variant", pl.col("run_id").str.slice(0, 6))).to_series(), strict=True))
-chosen = st.sidebar.selectbox("Start from", list(names), format_func=names.__getitem__, key="start", bind="query-params")
+complete = runs.drop_nulls(fitted.predictor.features)
+called = names(complete)
+chosen = st.sidebar.selectbox("Start from", list(called), format_func=called.__getitem__, key="start", bind="query-params")
 start = runs.filter(pl.col("id") == chosen)
 
 st.sidebar.subheader("Signals")
@@ -42,7 +45,8 @@ forecast = fitted.forecast(changed).candidates[0]
 baseline = fitted.forecast(start).candidates[0]
 
 first, second, third = st.columns(3)
-first.metric("Forecast: pass@1 after RL", f"{forecast['point']:.3f}", f"{forecast['point'] - baseline['point']:+.3f} against the start")
+moved = round(forecast["point"] - baseline["point"], 3)
+first.metric("Forecast: pass@1 after RL", f"{forecast['point']:.3f}", f"{moved:+.3f} against the start" if moved else None)
 second.metric("90 % interval", f"{forecast['low']:.3f} .. {forecast['high']:.3f}")
 third.metric("50 % interval", f"{forecast['low_50']:.3f} .. {forecast['high_50']:.3f}")
 support = forecast["support"]
@@ -60,8 +64,8 @@ st.altair_chart(chart, alt=f"Forecast of pass@1 after RL along {charts.title(x)}
 st.caption("An association over the runs in the store, the other signals held where the sliders are; not a cause.")
 
 st.subheader("Nearest real runs")
-shown = ["id", "variant", *fitted.predictor.features, "outcome_pass_at_1"]
-nearest = pl.DataFrame({"id": forecast["nearest"]}).join(fitted.runs, on="id", maintain_order="left").select(dict.fromkeys(shown))
-st.dataframe(nearest, hide_index=True)
+nearest = pl.DataFrame({"id": forecast["nearest"]}).join(fitted.runs, on="id", maintain_order="left")
+nearest = nearest.with_columns(checkpoint=pl.col("id").replace_strict(names(nearest), return_dtype=pl.String))
+st.dataframe(nearest.select("checkpoint", "outcome_pass_at_1", *fitted.predictor.features), hide_index=True)
 document = json.dumps({"predictor": predictor, "scenario": scenario, "forecast": forecast}, indent=2)
 st.download_button("Download the scenario as JSON", document, "scenario.json", on_click="ignore")
