@@ -1,6 +1,6 @@
 """The explorer: what is in the store of runs, and what a checkpoint with other signals would become.
 
-    streamlit run app.py        (workspace: $FORERUN_HOME, else ./forerun)
+Start it with `streamlit run app.py`; the workspace is $FORERUN_HOME, else ./forerun.
 """
 
 import streamlit as st

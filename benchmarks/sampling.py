@@ -40,7 +40,9 @@ def main() -> None:
             seconds = time.perf_counter() - began
             lengths = rollouts.lengths.float()
             measured.append(float(lengths.sum()) / seconds)
-            print(f"{name:14s}{len(lengths):5d} rows {lengths.mean():7.1f} tokens a row {seconds:7.2f} s {measured[-1]:9.0f} tokens/s")
+            print(
+                f"{name:14s}{len(lengths):5d} rows {lengths.mean():7.1f} tokens a row {seconds:7.2f} s {measured[-1]:9.0f} tokens/s"
+            )
     medians = {name: statistics.median(measured) for name, measured in speeds.items()}
     print(f"median tokens/s: native {medians['native']:.0f}, transformers {medians['transformers']:.0f}", end="; ")
     print(f"ratio {medians['native'] / medians['transformers']:.1f}")

@@ -21,8 +21,31 @@ from curate.examples import Example, Problem, text_id
 from curate.graphs import Graph, Node, evaluate
 
 LETTERS = tuple("abcdefghijklmnopqrst")
-SPECIALS = tuple(
-    "<pad> <bos> <eos> <think> </think> ? = + - -> given try need back check ok wrong redo Wait ans goal let".split()
+SPECIALS = (
+    *[
+        "<pad>",
+        "<bos>",
+        "<eos>",
+        "<think>",
+        "</think>",
+        "?",
+        "=",
+        "+",
+        "-",
+        "->",
+        "given",
+        "try",
+        "need",
+        "back",
+        "check",
+        "ok",
+        "wrong",
+        "redo",
+        "Wait",
+        "ans",
+        "goal",
+        "let",
+    ],
 )
 VOCABULARY = (*SPECIALS, *(str(value) for value in range(LARGEST_VALUE + 1)), *LETTERS)
 """The 58 tokens of the embedded models, in id order."""
@@ -50,7 +73,7 @@ def examples(
     seed: int = 0,
 ) -> Iterator[Example]:
     """Yield `size * traces` examples: each problem with `traces` different styles drawn by their shares."""
-    shares = dict(styles or {"short": 0.4, "long": 0.4, "full": 0.2})
+    shares: dict[Style, float] = dict(styles) if styles else {"short": 0.4, "long": 0.4, "full": 0.2}
     _check_styles(shares, traces)
     for index, (problem, graph) in enumerate(generate(size=size, operations=operations, split=split, seed=seed)):
         rng = random.Random(f"{seed}/{split}/{index}/traces")
@@ -128,7 +151,8 @@ def _try_graph(rng: random.Random, operations: int) -> Graph | None:
     names = [LETTERS[(offset + i) % len(LETTERS)] for i in range(total)]
     aside = set(rng.sample(range(leaves + 1, total), distractors)) if distractors else set()
     nodes = {name: Node(name, (value := rng.randint(0, LARGEST_VALUE),), (), value) for name in names[:leaves]}
-    usable, unused = list(names[:leaves]), []
+    unused: list[str] = []
+    usable = list(names[:leaves])
     for index in range(leaves, total):
         pool = list(nodes) if index in aside else usable
         node = _draw_node(rng, names[index], nodes, pool, [] if index in aside else unused)
@@ -153,9 +177,7 @@ def _queries(results: list[str], unused: list[str]) -> tuple[str, ...]:
     return tuple(name for name in results if name in asked)
 
 
-def _draw_node(
-    rng: random.Random, name: str, nodes: dict[str, Node], pool: Sequence[str], unused: Sequence[str]
-) -> Node | None:
+def _draw_node(rng: random.Random, name: str, nodes: dict[str, Node], pool: Sequence[str], unused: Sequence[str]) -> Node | None:
     for _ in range(50):
         parents = _draw_parents(rng, pool, unused)
         operands: list[str | int] = list(parents) if len(parents) > 1 else [parents[0], rng.randint(1, 9)]

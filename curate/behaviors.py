@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from curate.config import Config
+from curate.errors import InputError
 from curate.examples import Example, Span
 from curate.graphs import Graph, Node, evaluate, parse_statements
 
@@ -180,9 +181,10 @@ def inject(example: Example, injection: Injection, rng: random.Random) -> Exampl
     """The same problem with its trace written anew in the same style, behaviours injected, spans recorded.
 
     Raises:
-        InputError: the problem has no graph that can be read from its text.
-        KeyError: the example does not say its style.
+        InputError: the example is not one of the embedded task: no style, or no graph that can be read from its text.
     """
+    if example.meta.get("style") not in STYLES:
+        raise InputError(f"example {example.id}: behaviours are injected into traces of the embedded task alone; drop `inject`")
     graph = parse_statements(example.problem.prompt)
     completion, spans = write_trace(graph, example.meta["style"], rng, injection)
     meta = {**example.meta, "behaviors": sorted({span.behavior for span in spans})}

@@ -11,7 +11,7 @@ from curate import stubs
 from curate.answers import VERIFIER_VERSION, Verdict, verify
 from curate.behaviors import inject
 from curate.errors import CheckFailed
-from curate.examples import Example, example_row, problem_row, write_jsonl, write_parquet
+from curate.examples import Example, example_row, problem_row, prompt_completion_row, write_jsonl, write_parquet
 from curate.files import atomic_folder, content_hash, sha256_file, write_json, write_text
 from curate.lengths import (
     Budget,
@@ -61,7 +61,13 @@ def build(recipe: Recipe, output: Path, *, force: bool = False) -> dict[str, Any
             folder = partial / rows.variant.name if recipe.variants else partial
             _write(folder, recipe, pool, rows, common, count)
     summary = {rows.variant.name: {"examples": len(rows.train), "tokens": rows.selected_tokens} for rows in made}
-    return {"output": str(output), "rows_read": pool.rows_read, "heldout": len(pool.heldout), "rl": len(pool.rl), "variants": summary}
+    return {
+        "output": str(output),
+        "rows_read": pool.rows_read,
+        "heldout": len(pool.heldout),
+        "rl": len(pool.rl),
+        "variants": summary,
+    }
 
 
 def _select(pool: Pool, variant: Variant, seed: int) -> VariantRows:
@@ -87,11 +93,15 @@ def _injected(examples: list[Example], variant: Variant, seed: int) -> list[Exam
     for example in examples:
         rng = random.Random(f"{seed}/{example.id}")
         if rng.random() < variant.inject.share:
-            example = inject(example, variant.inject, rng)
-            verdict = verify(example.completion, ground_truth=example.problem.ground_truth)
+            injected = inject(example, variant.inject, rng)
+            verdict = verify(injected.completion, ground_truth=injected.problem.ground_truth)
             if verdict is not Verdict.CORRECT:
-                raise CheckFailed(f"variant {variant.name}: injected trace {example.id} verifies as {verdict}; nothing was written")
-        result.append(example)
+                raise CheckFailed(
+                    f"variant {variant.name}: injected trace {injected.id} verifies as {verdict}; nothing was written"
+                )
+            result.append(injected)
+        else:
+            result.append(example)
     return result
 
 
@@ -102,14 +112,12 @@ def _matched_share(made: list[VariantRows]) -> dict[str, float]:
     return {name: len(common) / len(held) for name, held in prompts.items()}
 
 
-def _write(
-    folder: Path, recipe: Recipe, pool: Pool, rows: VariantRows, matched: dict[str, float], count: Lengths
-) -> None:
+def _write(folder: Path, recipe: Recipe, pool: Pool, rows: VariantRows, matched: dict[str, float], count: Lengths) -> None:
     """Write the dataset folder of one variant."""
     train = [example_row(example) for example in rows.train]
     write_jsonl(folder / "train.jsonl", train)
     write_parquet(folder / "train.parquet", "examples", train)
-    write_jsonl(folder / "train_pc.jsonl", map(_prompt_completion, rows.train))
+    write_jsonl(folder / "train_pc.jsonl", map(prompt_completion_row, rows.train))
     write_parquet(folder / "heldout.parquet", "examples", [example_row(example) for example in pool.heldout])
     write_parquet(folder / "heldout_own.parquet", "examples", [example_row(example) for example in rows.heldout_own])
     write_parquet(folder / "rl.parquet", "problems", [problem_row(p, index) for index, p in enumerate(pool.rl)])
@@ -120,11 +128,6 @@ def _write(
     for name, text in stubs.trainer_files(manifest).items():
         write_text(folder / "trainers" / name, text)
     write_text(folder / "README.md", stubs.card(manifest))
-
-
-def _prompt_completion(example: Example) -> dict[str, Any]:
-    user, assistant = example_row(example)["messages"]
-    return {"id": example.id, "prompt": [user], "completion": [assistant]}
 
 
 def _ledger(pool: Pool, rows: VariantRows) -> list[dict[str, Any]]:
@@ -166,8 +169,14 @@ def _manifest(
             "behaviors": variant.inject.model_dump(mode="json") if variant.inject else {},
         },
         "recipe": _without_paths(recipe.model_dump(mode="json")),
-        "sources": [_source_facts(source) for source in recipe.sources],
-        "rows": {"read": pool.rows_read, "train": len(train), "heldout": len(pool.heldout), "rl": len(pool.rl), "ledger": len(ledger)},
+        "sources": [_source_facts(source) for source in recipe.every_source],
+        "rows": {
+            "read": pool.rows_read,
+            "train": len(train),
+            "heldout": len(pool.heldout),
+            "rl": len(pool.rl),
+            "ledger": len(ledger),
+        },
         "tokens": {"selected": rows.selected_tokens, "train": sum(lengths)},
         "steps": pool.steps,
         "drop_reasons": dict(sorted(reasons.items())),

@@ -25,7 +25,9 @@ def build(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: <home>/datasets/<recipe name>.")] = None,
     home: Annotated[Path | None, typer.Option(help="Workspace folder; default $FORERUN_HOME, else ./forerun.")] = None,
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's seed.")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; a.b reaches into a.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; a.b reaches into a.")
+    ] = None,
     force: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -55,7 +57,7 @@ def workspace(home: Path | None) -> Path:
 @app.command()
 def check(
     dataset: DatasetFolder,
-    max_length: Annotated[int | None, typer.Option(help="The trainer's limit in the recipe's tokens.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="The trainer's limit in the recipe's tokens.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read a dataset folder back: hashes, row accounts, disjoint sets, and what a length limit would cut."""
@@ -68,10 +70,12 @@ def check(
 @app.command()
 def stats(dataset: DatasetFolder, as_json: AsJson = False) -> None:
     """Show rows, tokens, lengths and behaviours of a dataset folder."""
-    from curate.files import read_json
+    from curate.check import read_manifest
 
-    manifest = read_json(dataset / "manifest.json")
-    shown = {key: manifest[key] for key in ("rows", "tokens", "lengths", "behavior_rates", "drop_reasons", "matched_problem_share")}
+    manifest = read_manifest(dataset)
+    shown = {
+        key: manifest[key] for key in ("rows", "tokens", "lengths", "behavior_rates", "drop_reasons", "matched_problem_share")
+    }
     finish(shown, as_json=as_json, text=lambda: print(json.dumps(shown, indent=2)))
 
 
@@ -80,7 +84,9 @@ def sources(as_json: AsJson = False) -> None:
     """List the kinds of sources a recipe may name."""
     from curate.sources import KINDS
 
-    finish({"sources": KINDS}, as_json=as_json, text=lambda: print("\n".join(f"{kind:12s}{what}" for kind, what in KINDS.items())))
+    finish(
+        {"sources": KINDS}, as_json=as_json, text=lambda: print("\n".join(f"{kind:12s}{what}" for kind, what in KINDS.items()))
+    )
 
 
 @app.command()

@@ -74,9 +74,15 @@ def example_row(example: Example) -> dict[str, Any]:
     }
 
 
+def prompt_completion_row(example: Example) -> dict[str, Any]:
+    """The row of train_pc.jsonl: TRL's `prompt` and `completion`."""
+    user, assistant = example_row(example)["messages"]
+    return {"id": example.id, "prompt": [user], "completion": [assistant]}
+
+
 def _example(row: dict[str, Any]) -> Example:
     meta, (user, assistant) = row["meta"], row["messages"]
-    facts = {"operations": meta["operations"]}
+    facts = {"operations": int(meta["operations"])}
     problem = Problem(meta["problem_id"], user["content"], meta["ground_truth"], meta["source"], facts)
     spans = tuple(Span(**span) for span in meta["spans"])
     behaviors = sorted({span.behavior for span in spans})
@@ -102,7 +108,7 @@ def problem_row(problem: Problem, index: int) -> dict[str, Any]:
 
 def _problem(row: dict[str, Any]) -> Problem:
     extra = row["extra_info"]
-    facts = {"operations": extra["operations"]}
+    facts = {"operations": int(extra["operations"])}
     prompt, ground_truth = row["prompt"][0]["content"], row["reward_model"]["ground_truth"]
     return Problem(extra["id"], prompt, ground_truth, row["data_source"], facts)
 
@@ -176,6 +182,15 @@ def read_problems(path: Path) -> list[Problem]:
     return [_converted(path, number, row, read) for number, row in _rows(path)]
 
 
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a dataset folder's JSONL or Parquet file as they stand there.
+
+    Raises:
+        InputError: missing, or malformed (with the line).
+    """
+    return [row for _, row in _rows(path)]
+
+
 def _plain_problem(row: dict[str, Any]) -> Problem:
     prompt = row["question"] if "question" in row else row["problem"]
     answer = str(row["answer"])
@@ -205,5 +220,5 @@ T = TypeVar("T")
 def _converted(path: Path, number: int, row: dict[str, Any], convert: Callable[[dict[str, Any]], T]) -> T:
     try:
         return convert(row)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(f"{path}, line {number}: not a row of the expected shape ({type(error).__name__}: {error})") from None

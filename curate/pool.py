@@ -3,6 +3,7 @@
 Every row read ends in the training set, the held-out set, the RL set or the ledger, once.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +65,9 @@ def gather(recipe: Recipe, count: Lengths) -> Pool:
         pool.examples = keep(pool, recipe)
         _note(pool, step)
     if not pool.examples:
-        raise InputError(f"recipe {recipe.name}: no example is left after verification and filters; see the drop rules")
+        reasons = Counter(f"{row['step']}.{row['reason']}" for row in pool.ledger.rows)
+        dropped = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        raise InputError(f"recipe {recipe.name}: no example is left of {pool.rows_read}; dropped were {dropped}")
     pool.examples.sort(key=lambda example: shuffle_key(recipe.seed, example.id))
     _hold_out(pool, recipe, count)
     _set_aside_rl(pool, recipe)

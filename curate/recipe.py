@@ -12,16 +12,20 @@ from curate.config import Config, load_config
 from curate.lengths import LengthMix
 
 _COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]+)?)\s*([kKM]?)")
+LARGEST_COUNT = 1e12
 
 
 def _count(value: Any) -> Any:
-    """Read `1_000_000`, `1e6`, `20k`, `2M`: YAML hands some of them over as text."""
+    """Read `1_000_000`, `1e6`, `20k`, `2.5M`: YAML hands some of them over as text."""
     if not isinstance(value, str):
         return value
     match = _COUNT.fullmatch(value.strip())
     if not match:
         raise ValueError(f"expected a count like 200_000, 2e5, 200k or 2M, came {value!r}")
-    return round(float(match[1].replace("_", "")) * {"": 1, "k": 1000, "K": 1000, "M": 1_000_000}[match[2]])
+    number = float(match[1].replace("_", "")) * {"": 1, "k": 1000, "K": 1000, "M": 1_000_000}[match[2]]
+    if number > LARGEST_COUNT or abs(number - round(number)) > 1e-6:
+        raise ValueError(f"expected a whole count of at most {LARGEST_COUNT:.0e}, came {value!r}")
+    return round(number)
 
 
 Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
@@ -37,7 +41,7 @@ class Source(Config):
     size: Count | None = None
     """Embedded task: problems."""
     operations: tuple[int, int] = (2, 6)
-    styles: dict[Style, float] = {"short": 0.4, "long": 0.4, "full": 0.2}
+    styles: dict[Style, Annotated[float, Field(ge=0)]] = {"short": 0.4, "long": 0.4, "full": 0.2}
     traces: int = Field(1, ge=1)
     """Embedded task: traces a problem, in different styles."""
 
@@ -140,6 +144,12 @@ class Recipe(Config):
             raise ValueError(f"variant names must differ; {sorted(repeated)[0]!r} appears twice")
         return self
 
+    @property
+    def every_source(self) -> tuple[Source, ...]:
+        """The sources of the pool, of the held-out set and of the RL problems."""
+        parts = (part for part in (self.heldout, self.rl_prompts) if part)
+        return (*self.sources, *(source for part in parts for source in part.sources))
+
 
 def load_recipe(path: Path, overrides: list[str] | None = None, *, seed: int | None = None) -> Recipe:
     """Read a recipe; relative source paths are taken from the recipe's folder."""
@@ -153,6 +163,4 @@ def load_recipe(path: Path, overrides: list[str] | None = None, *, seed: int | N
 
 
 def _anchored(sources: tuple[Source, ...], folder: Path) -> tuple[Source, ...]:
-    return tuple(
-        source.model_copy(update={"path": folder / source.path}) if source.path else source for source in sources
-    )
+    return tuple(source.model_copy(update={"path": folder / source.path}) if source.path else source for source in sources)

@@ -9,6 +9,7 @@ A messages row, as most trainers read it; `ground_truth` may stand in the row or
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}], "ground_truth": "72"}
 """
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,18 +85,30 @@ def _gsm8k(row: dict[str, Any], name: str) -> Example:
 
 
 def _messages(row: dict[str, Any], name: str) -> Example:
-    turns = row["messages"]
-    roles = [turn.get("role") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else turns
+    turns: Any = row.get("messages")
+    roles = [turn.get("role") if isinstance(turn, dict) else turn for turn in turns] if isinstance(turns, list) else turns
     if roles != ["user", "assistant"]:
         raise ValueError(f"field 'messages': expected a user turn, then an assistant turn, came {roles!r:.80}")
     prompt, completion = _text(turns[0], "content"), _text(turns[1], "content")
-    meta = row.get("meta")
-    reference = row.get("ground_truth") or (meta.get("ground_truth") if isinstance(meta, dict) else None)
-    reference = str(reference) if reference is not None else extract_answer(completion)
+    reference = _reference(row) or extract_answer(completion)
     if not reference:
         raise ValueError("field 'ground_truth': missing, and no final answer can be read off the assistant turn")
     problem = Problem(text_id(prompt), prompt, reference, name, {})
     return Example(f"{name}-{text_id(prompt + completion)}", problem, completion, {})
+
+
+def _reference(row: dict[str, Any]) -> str | None:
+    """`ground_truth` of the row or of its `meta`, as text; None where neither says one."""
+    meta = row.get("meta")
+    value = row.get("ground_truth")
+    if value is None and isinstance(meta, dict):
+        value = meta.get("ground_truth")
+    if value is None:
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number and not isinstance(value, str):
+        raise ValueError(f"field 'ground_truth': expected text or a finite number, came {value!r:.60}")
+    return str(value).strip()
 
 
 READERS: dict[str, Callable[[dict[str, Any], str], Example]] = {"gsm8k": _gsm8k, "messages": _messages}

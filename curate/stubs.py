@@ -52,5 +52,8 @@ def card(manifest: dict[str, Any]) -> str:
         f"Problems shared with all other variants: {manifest['matched_problem_share']:.0%}.",
     ]
     if manifest["length_confounded_with_difficulty"]:
-        lines += ["", "Each problem has one trace here, so length and difficulty are confounded: shorter traces are easier problems."]
+        lines += [
+            "",
+            "Each problem has one trace here, so length and difficulty are confounded: shorter traces are easier problems.",
+        ]
     return "\n".join([*lines, ""])

@@ -72,7 +72,9 @@ def forecast_against_result(rows: pl.DataFrame) -> alt.LayerChart:
         rows: the `forecasts` view.
     """
     named = rows.with_columns(name=pl.col("id").replace_strict(names(rows), return_dtype=pl.String))
-    base = alt.Chart(named).encode(y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=300), sort=alt.EncodingSortField("point", order="descending")))
+    base = alt.Chart(named).encode(
+        y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=300), sort=alt.EncodingSortField("point", order="descending"))
+    )
     level = alt.Scale(zero=False)
     bars = base.mark_rule(color=PALETTE[0]).encode(x=alt.X("low:Q", title=title(OUTCOME), scale=level), x2="high:Q")
     inner = base.mark_rule(color=PALETTE[0], strokeWidth=5).encode(x="low_50:Q", x2="high_50:Q")

@@ -17,11 +17,17 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 Home = Annotated[Path | None, typer.Option(help="Workspace folder; default $FORERUN_HOME, else ./forerun.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
-Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="A table of runs (CSV or Parquet) in place of the store.")]
+Csv = Annotated[
+    Path | None, typer.Option("--csv", metavar="FILE", help="A table of runs (CSV or Parquet) in place of the store.")
+]
 Outcome = Annotated[str, typer.Option(metavar="COL", help="Column of the RL outcome.")]
-Group = Annotated[str | None, typer.Option(metavar="COL", help="Clusters left out whole; default: cell in a store, single rows in a table.")]
+Group = Annotated[
+    str | None, typer.Option(metavar="COL", help="Clusters left out whole; default: cell in a store, single rows in a table.")
+]
 Recipe = Annotated[str | None, typer.Option("--rl-recipe", metavar="HASH", help="Use the outcomes of this RL recipe.")]
-Percent = Annotated[list[str] | None, typer.Option("--percent", metavar="COL", help="This column is in percent, small values included.")]
+Percent = Annotated[
+    list[str] | None, typer.Option("--percent", metavar="COL", help="This column is in percent, small values included.")
+]
 Seed = Annotated[int, typer.Option(help="Of splits and resampling.")]
 
 
@@ -44,7 +50,9 @@ def _runs(csv: Path | None, home: Path | None, rl_recipe: str | None) -> "pl.Dat
 
 @app.command()
 def ingest(
-    paths: Annotated[list[Path] | None, typer.Argument(metavar="[PATH ...]", help="Run folders or packed studies to record as sources.")] = None,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PATH ...]", help="Run folders or packed studies to record as sources.")
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -55,7 +63,9 @@ def ingest(
 
     def text() -> None:
         stages = ", ".join(f"{count} {stage}" for stage, count in counts["stages"].items())
-        print(f"{counts['runs']} runs ({stages}), {counts['checkpoints']} checkpoints, {counts['new_runs']} new: {store.database(_workspace(home))}")
+        print(
+            f"{counts['runs']} runs ({stages}), {counts['checkpoints']} checkpoints, {counts['new_runs']} new: {store.database(_workspace(home))}"
+        )
 
     finish(counts, as_json=as_json, text=text)
 
@@ -76,9 +86,13 @@ def export(
 
 @app.command()
 def sql(
-    query: Annotated[str | None, typer.Argument(metavar='"SELECT ..."', help="One SELECT; without it, the views and columns are listed.")] = None,
+    query: Annotated[
+        str | None, typer.Argument(metavar='"SELECT ..."', help="One SELECT; without it, the views and columns are listed.")
+    ] = None,
     home: Home = None,
-    form: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="json prints a bare array of rows.")] = "table",
+    form: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", help="json prints a bare array of rows.")
+    ] = "table",
     as_json: AsJson = False,
 ) -> None:
     """Ask the store; it is opened read-only."""
@@ -122,9 +136,16 @@ def _shown(frame: "pl.DataFrame") -> str:
 def score(
     csv: Csv = None,
     outcome: Outcome = "outcome_pass_at_1",
-    predictors: Annotated[list[str] | None, typer.Option("--predictor", help="A, A+B, log(A), mean, ridge(A,B), huber(A), identity(A), label(A); the first is the baseline.")] = None,
+    predictors: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--predictor", help="A, A+B, log(A), mean, ridge(A,B), huber(A), identity(A), label(A); the first is the baseline."
+        ),
+    ] = None,
     group: Group = None,
-    directions: Annotated[list[str] | None, typer.Option("--direction", metavar="COL=up|down", help="Where a column's name does not say.")] = None,
+    directions: Annotated[
+        list[str] | None, typer.Option("--direction", metavar="COL=up|down", help="Where a column's name does not say.")
+    ] = None,
     percent: Percent = None,
     seed: Seed = 0,
     rl_recipe: Recipe = None,
@@ -210,7 +231,9 @@ def _named(candidates: "pl.DataFrame", runs: "pl.DataFrame") -> "pl.DataFrame":
     if "variant" not in runs.columns:
         return candidates
     known = names(runs)
-    return candidates.with_columns(checkpoint=pl.col("id").replace_strict(known, return_dtype=pl.String)).select("id", "checkpoint", pl.exclude("id", "checkpoint"))
+    return candidates.with_columns(checkpoint=pl.col("id").replace_strict(known, return_dtype=pl.String)).select(
+        "id", "checkpoint", pl.exclude("id", "checkpoint")
+    )
 
 
 @app.command()

@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.errors import InputError, UsageError
+from curate.files import content_hash
 
 Direction = Literal["up", "down"]
 OUTCOME = "outcome_pass_at_1"
@@ -42,7 +43,7 @@ class Term:
         return cls(match[2].strip(), match[1])  # type: ignore[arg-type]
 
     def values(self, frame: pl.DataFrame) -> NDArray[np.float64]:
-        """The transformed column, shape (n,).
+        """The transformed column, shape (n,); nulls become NaN.
 
         Raises:
             InputError: no such column, not numbers, or outside of the transform's domain.
@@ -51,7 +52,7 @@ class Term:
         if self.transform is None:
             return raw
         low, high = (0.0, np.inf) if self.transform == "log" else (0.0, 1.0)
-        bad = ~((raw > low) & (raw < high))
+        bad = (raw <= low) | (raw >= high)
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise InputError(f"{self.transform}({self.column}): row {row + 1} holds {raw[row]:g}, outside of ({low:g}, {high:g})")
@@ -75,7 +76,9 @@ def load(home: Path | str | None = None, rl_recipe: str | None = None) -> pl.Dat
     if rl_recipe is not None and rl_recipe not in recipes:
         raise UsageError(f"RL recipe {rl_recipe!r}: the store holds {', '.join(recipes) or 'none'}")
     if rl_recipe is None and len(recipes) > 1:
-        raise UsageError(f"the store holds outcomes of {len(recipes)} RL recipes, which are never pooled: choose one of {', '.join(recipes)}")
+        raise UsageError(
+            f"the store holds outcomes of {len(recipes)} RL recipes, which are never pooled: choose one of {', '.join(recipes)}"
+        )
     if rl_recipe is not None:
         frame = frame.filter((pl.col("rl_recipe") == rl_recipe) | pl.col("rl_recipe").is_null())
     return frame.with_columns(id=pl.format("{}@{}", "run_id", "step"))
@@ -140,14 +143,16 @@ def column(frame: pl.DataFrame, name: str) -> NDArray[np.float64]:
         hint = f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(frame.columns[:20])}"
         raise InputError(f"column {name!r}: the table has none of that name{hint}")
     series = frame[name]
-    if not series.dtype.is_numeric() and series.dtype != pl.Boolean and series.dtype != pl.Null:
+    if not series.dtype.is_numeric() and series.dtype not in (pl.Boolean, pl.Null):
         sample = next((value for value in series.to_list() if value is not None and not _is_number(value)), None)
         raise InputError(f"column {name!r}: expected numbers, came {sample!r}")
     values = series.cast(pl.Float64)
     bad = values.is_nan() | values.is_infinite()
     if bad.any():
         row = int(bad.arg_true()[0])
-        raise InputError(f"column {name!r}, row {row + 1}: expected a finite number, came {values[row]}; leave the cell empty if it is not known")
+        raise InputError(
+            f"column {name!r}, row {row + 1}: expected a finite number, came {values[row]}; leave the cell empty if it is not known"
+        )
     return values.to_numpy()
 
 
@@ -160,10 +165,11 @@ def _is_number(value: Any) -> bool:
 
 
 def label_codes(frame: pl.DataFrame, name: str) -> NDArray[np.float64]:
-    """A categorical column as codes 0, 1, ..., shape (n,)."""
+    """A categorical column as numbers, equal labels of any two frames alike (a hash), NaN where it is null; shape (n,)."""
     if name not in frame.columns:
         column(frame, name)
-    return frame[name].cast(pl.String).fill_null("").rank("dense").cast(pl.Float64).to_numpy()
+    labels = frame[name].cast(pl.String).to_list()
+    return np.array([np.nan if label is None else int(content_hash(label, 12), 16) for label in labels], dtype=float)
 
 
 def as_fractions(frame: pl.DataFrame, names: Iterable[str], percent: Sequence[str] = ()) -> tuple[pl.DataFrame, list[str]]:
@@ -175,9 +181,11 @@ def as_fractions(frame: pl.DataFrame, names: Iterable[str], percent: Sequence[st
         percent: columns that are in percent although some of their values are at most 1.
 
     Raises:
-        InputError: values of both kinds in one column.
+        InputError: values of both kinds in one column, or `percent` names no column.
     """
     notes = []
+    for name in percent:
+        column(frame, name)
     for name in dict.fromkeys(names):
         if name not in percent and not _SHARE.search(name):
             continue
@@ -186,7 +194,9 @@ def as_fractions(frame: pl.DataFrame, names: Iterable[str], percent: Sequence[st
         if not len(known) or (known.max() <= 1 and name not in percent):
             continue
         if known.max() > 100 or known.min() < 0:
-            raise InputError(f"column {name!r}: expected fractions in 0..1 or percent in 0..100, came {known.min():g} .. {known.max():g}")
+            raise InputError(
+                f"column {name!r}: expected fractions in 0..1 or percent in 0..100, came {known.min():g} .. {known.max():g}"
+            )
         small = known[(known > 0) & (known <= 1)]
         if len(small) and name not in percent:
             raise InputError(
@@ -217,4 +227,6 @@ def same_heldout(frame: pl.DataFrame, names: Iterable[str]) -> None:
     if used and "heldout_hash" in frame.columns:
         hashes = sorted(set(frame["heldout_hash"].drop_nulls()))
         if len(hashes) > 1:
-            raise InputError(f"{used[0]} was measured on {len(hashes)} different held-out sets ({', '.join(hashes)}), which are not one feature: filter the rows to one heldout_hash")
+            raise InputError(
+                f"{used[0]} was measured on {len(hashes)} different held-out sets ({', '.join(hashes)}), which are not one feature: filter the rows to one heldout_hash"
+            )

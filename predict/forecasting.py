@@ -58,7 +58,7 @@ class Forecast:
 class Forecaster:
     """Fit a predictor on runs with an outcome, forecast checkpoints without one."""
 
-    def __init__(self, predictor: str | Predictor, *, outcome: str = OUTCOME, group: str | None = None, seed: int = 0):
+    def __init__(self, predictor: str | Predictor, *, outcome: str = OUTCOME, group: str | None = None, seed: int = 0) -> None:
         """`group` is the column whose equal values are near twins (default: `cell` where there is one)."""
         self.predictor = parse(predictor) if isinstance(predictor, str) else predictor
         self.outcome, self.group, self.seed = outcome, group, seed
@@ -73,15 +73,19 @@ class Forecaster:
             column(runs, self.group)
         group = self.group or ("cell" if "cell" in runs.columns else None)
         runs = _with_ids(runs)
-        runs, self.notes = as_fractions(runs, [*self.predictor.features, self.outcome])
+        runs, self.notes = as_fractions(runs, [*self.predictor.numeric, self.outcome])
         y, X = column(runs, self.outcome), self.predictor.matrix(runs)
         known = ~np.isnan(y) & ~np.isnan(X).any(1)
         self.runs, self.X, self.y = runs.filter(pl.Series(known)), X[known], y[known]
         fewest = self.predictor.matrix(runs).shape[1] + 4
         if len(self.y) < fewest:
-            raise InputError(f"{self.predictor.name}: expected at least {fewest} runs with {self.outcome} and its columns, came {len(self.y)}")
+            raise InputError(
+                f"{self.predictor.name}: expected at least {fewest} runs with {self.outcome} and its columns, came {len(self.y)}"
+            )
         if dropped := int((~np.isnan(y) & ~known).sum()):
-            self.notes.append(f"{dropped} runs with an outcome lack {' or '.join(self.predictor.features)} and were not fitted on")
+            self.notes.append(
+                f"{dropped} runs with an outcome lack {' or '.join(self.predictor.features)} and were not fitted on"
+            )
         same_heldout(self.runs, self.predictor.features)
         labels = self.runs[group].cast(pl.String).to_list() if group else list(range(len(self.y)))
         self.clusters = clusters_of(labels)
@@ -106,11 +110,13 @@ class Forecaster:
     def _matrix(self, candidates: pl.DataFrame) -> Array:
         frame, _ = as_fractions(candidates, self.predictor.features)
         X = self.predictor.matrix(frame)
-        missing = np.isnan(X).any(1)
+        missing = np.atleast_1d(np.isnan(X).any(axis=1))
         if missing.any():
             names = _with_ids(candidates)["id"].to_list()
             bad = [str(name) for name, gone in zip(names, missing, strict=True) if gone]
-            raise InputError(f"candidate {bad[0]} lacks a value of {', '.join(self.predictor.features)} ({len(bad)} do): measure it, or leave the row out")
+            raise InputError(
+                f"candidate {bad[0]} lacks a value of {', '.join(self.predictor.features)} ({len(bad)} do): measure it, or leave the row out"
+            )
         both = pl.concat([self.runs, candidates], how="diagonal_relaxed")
         same_heldout(both, self.predictor.features)
         return X
@@ -135,7 +141,7 @@ class Forecaster:
         (low, high), (low_50, high_50) = (self.intervals(X, level) for level in LEVELS)
         best, regret = _p_best(draws), (draws.max(1)[:, None] - draws).mean(0)
         support = self._support(X)
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "id": str(candidates["id"][i]),
                 **_rounded(point=points[i], low=low[i], high=high[i], low_50=low_50[i], high_50=high_50[i]),
@@ -145,19 +151,19 @@ class Forecaster:
             }
             for i in range(len(candidates))
         ]
-        rows.sort(key=lambda row: -row["point"])
+        rows.sort(key=lambda row: float(row["point"]), reverse=True)
         source = content_hash([self.runs["id"].to_list(), np.column_stack([self.X, self.y]).round(12).tolist()])
         fitted_on = {"n": len(self.y), "source": source}
         abstentions = _abstentions([str(name) for name in candidates["id"]], points, draws, _seconds(self.runs))
         return Forecast(self.predictor.name, self.outcome, fitted_on, "measured outcome", rows, abstentions, self.notes)
 
-    def response(self, candidate: pl.DataFrame, column: str, points: int = 41) -> pl.DataFrame:
-        """The forecast along one feature, the candidate's others held: columns `column`, point, low, high (90 %)."""
-        known = self.runs[column].cast(pl.Float64)
-        grid = np.linspace(*(float(end) for end in (known.min(), known.max())), points)  # type: ignore[arg-type]
-        rows = pl.concat([candidate.with_columns(pl.lit(float(value)).alias(column)) for value in grid])
+    def response(self, candidate: pl.DataFrame, name: str, points: int = 41) -> pl.DataFrame:
+        """The forecast along one feature, the candidate's others held: columns `name`, point, low, high (90 %)."""
+        known = column(self.runs, name)
+        grid = np.linspace(known.min(), known.max(), points)
+        rows = pl.concat([candidate.with_columns(pl.lit(float(value)).alias(name)) for value in grid])
         low, high = self.intervals(self._matrix(rows), LEVELS[0])
-        return pl.DataFrame({column: grid, "point": self.predict(rows), "low": low, "high": high})
+        return pl.DataFrame({name: grid, "point": self.predict(rows), "low": low, "high": high})
 
     def true_levels(self, X: Array) -> Array:
         """Joint draws of the candidates' true levels, (DRAWS, m): common coefficients, independent misfit.
@@ -237,7 +243,7 @@ def _rows_like(X: Array, new: Array) -> Array:
 
 
 def _leverage(X: Array, new: Array) -> Array:
-    """x (X'X)^-1 x' of each new row, intercept included, (m,)."""
+    """Leverage x (X'X)^-1 x' of each new row, intercept included, (m,)."""
     design, rows = _with_intercept(X), _rows_like(X, new)
     return np.einsum("ij,jk,ik->i", rows, np.linalg.pinv(design.T @ design), rows)
 
@@ -267,7 +273,9 @@ def _folds(clusters: list[NDArray[np.int64]], rng: np.random.Generator) -> list[
     return [np.concatenate([clusters[index] for index in part]) for part in parts]
 
 
-def _cv_plus(models: list[Any], folds: list[NDArray[np.int64]], X: Array, y: Array, new: Array, level: float) -> tuple[Array, Array]:
+def _cv_plus(
+    models: list[Any], folds: list[NDArray[np.int64]], X: Array, y: Array, new: Array, level: float
+) -> tuple[Array, Array]:
     """CV+ over folds of whole clusters: order statistics of prediction -+ left-out residual, over all runs."""
     lows, highs = [], []
     for model, rows in zip(models, folds, strict=True):
@@ -276,7 +284,7 @@ def _cv_plus(models: list[Any], folds: list[NDArray[np.int64]], X: Array, y: Arr
         highs.append(at_new[None] + residuals[:, None])
     low, high = np.sort(np.concatenate(lows), axis=0), np.sort(np.concatenate(highs), axis=0)
     count = len(low)
-    rank = int(np.floor((1 - level) * (count + 1)))
+    rank = int(np.floor((1 - level) * (count + 1) + 1e-9))  # 1 - .9 is a little less than .1
     if rank < 1:
         raise UsageError(f"a {level:.0%} interval needs more runs than {count}")
     return low[rank - 1], high[count - rank]

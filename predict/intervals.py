@@ -43,7 +43,9 @@ def spearman(x: Array, y: Array) -> float | None:
     return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
 
 
-def bootstrap(statistic: Callable[[NDArray[np.int64]], float | None], clusters: list[NDArray[np.int64]], rng: np.random.Generator) -> Interval:
+def bootstrap(
+    statistic: Callable[[NDArray[np.int64]], float | None], clusters: list[NDArray[np.int64]], rng: np.random.Generator
+) -> Interval:
     """The statistic on all rows with a percentile interval from resampled clusters.
 
     Args:
@@ -62,7 +64,9 @@ def bootstrap(statistic: Callable[[NDArray[np.int64]], float | None], clusters: 
     return Interval(value, float(low), float(high))
 
 
-def jackknife(statistic: Callable[[NDArray[np.int64]], float | None], clusters: list[NDArray[np.int64]], rng: np.random.Generator) -> Interval:
+def jackknife(
+    statistic: Callable[[NDArray[np.int64]], float | None], clusters: list[NDArray[np.int64]], rng: np.random.Generator
+) -> Interval:
     """The statistic with a t interval from leaving blocks of clusters out and computing it, refits included, anew."""
     value = statistic(np.concatenate(clusters))
     if value is None or len(clusters) < FEWEST_CLUSTERS:

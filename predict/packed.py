@@ -56,7 +56,9 @@ def read(folder: Path, tables: Tables) -> None:
     """
     manifest = read_json(folder / "manifest.json")
     if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(f"{folder}/manifest.json: expected schema_version {SCHEMA_VERSION}, came {manifest.get('schema_version')}")
+        raise InputError(
+            f"{folder}/manifest.json: expected schema_version {SCHEMA_VERSION}, came {manifest.get('schema_version')}"
+        )
     for name, expected in manifest["sha256"].items():
         if not (folder / name).exists():
             raise InputError(f"{folder}: {name} is missing; the manifest names it")

@@ -65,8 +65,13 @@ class Predictor:
         """Names of the columns it reads."""
         return [term.column for term in self.terms]
 
+    @property
+    def numeric(self) -> list[str]:
+        """Names of the columns it reads as numbers."""
+        return [] if self.categorical else self.features
+
     def matrix(self, frame: pl.DataFrame) -> Array:
-        """Its columns, shape (n, d); one column of zeros where it reads none."""
+        """Its columns, shape (n, d), NaN where one is null; one column of zeros where it reads none."""
         if not self.terms:
             return np.zeros((len(frame), 1))
         if self.categorical:
@@ -89,7 +94,7 @@ def parse(name: str) -> Predictor:
     call = _CALL.fullmatch(text)
     if not call or (call[2] is None and call[1] != "mean"):
         return _linear(text)
-    arguments = [part for part in (call[2] or "").split(",") if part.strip()]
+    arguments = call[2].split(",") if (call[2] or "").strip() else []
     if bool(arguments) == (call[1] == "mean"):
         raise UsageError(f"predictor {name!r}: expected {'no columns' if call[1] == 'mean' else 'columns'} in the brackets")
     terms = tuple(Term.parse(part) for part in arguments)

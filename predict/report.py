@@ -118,7 +118,9 @@ def reading(forecasts: pl.DataFrame) -> str:
 
 def _table(frame: pl.DataFrame) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in frame.columns)
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) + "</tr>" for row in frame.iter_rows())
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) + "</tr>" for row in frame.iter_rows()
+    )
     return f"<div class=wide><table><tr>{head}</tr>{rows}</table></div>"
 
 

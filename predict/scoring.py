@@ -119,9 +119,9 @@ def score(
     Raises:
         InputError: missing or unusable columns, or too few runs.
     """
-    if group is not None and group not in runs.columns:
-        column(runs, group)
-    group = group or ("cell" if "cell" in runs.columns else None)
+    group = _group(runs, group)
+    for name in set(directions or ()) - set(runs.columns):
+        column(runs, name)
     chosen = [parse(p) if isinstance(p, str) else p for p in predictors] if predictors else available(runs)
     data = _Data.of(runs, chosen, outcome, group, seed, percent)
     scores = [_score_one(data, predictor, chosen[0], directions) for predictor in chosen]
@@ -138,13 +138,22 @@ def best_predictor(
     Raises:
         InputError: no column of any default predictor, or too few runs.
     """
-    group = group or ("cell" if "cell" in runs.columns else None)
+    group = _group(runs, group)
     candidates = [predictor for predictor in available(runs) if predictor.terms]
     if not candidates:
-        raise InputError(f"none of the default predictors' columns is there; name a predictor of these: {', '.join(runs.columns[:20])}")
+        raise InputError(
+            f"none of the default predictors' columns is there; name a predictor of these: {', '.join(runs.columns[:20])}"
+        )
     data = _Data.of(runs, candidates, outcome, group, seed, percent)
     held_out = {p.name: _held_out(p, p.matrix(data.frame), data.y, data.clusters).r2(data.y) for p in candidates}
     return max(held_out, key=lambda name: (round(held_out[name], 3), -len(name)))
+
+
+def _group(runs: pl.DataFrame, named: str | None) -> str | None:
+    """The column of the clusters; an InputError where the named one is not there."""
+    if named is not None and named not in runs.columns:
+        column(runs, named)
+    return named or ("cell" if "cell" in runs.columns else None)
 
 
 def available(runs: pl.DataFrame) -> list[Predictor]:
@@ -159,6 +168,7 @@ class _Data:
     """The rows all predictors are scored on."""
 
     frame: pl.DataFrame
+    outcome: str
     y: Array
     clusters: list[Rows]
     n_runs: int
@@ -169,19 +179,20 @@ class _Data:
     def of(
         cls, runs: pl.DataFrame, predictors: list[Predictor], outcome: str, group: str | None, seed: int, percent: Sequence[str]
     ) -> "_Data":
-        names = list(dict.fromkeys(name for predictor in predictors for name in predictor.features))
-        numeric = {name for predictor in predictors if not predictor.categorical for name in predictor.features}
-        frame, notes = as_fractions(runs, [*(name for name in names if name in numeric), outcome], percent)
+        numeric = [name for predictor in predictors for name in predictor.numeric]
+        frame, notes = as_fractions(runs, [*numeric, outcome], percent)
         known = ~np.isnan(column(frame, outcome))
         complete = known.copy()
-        for name in names:
-            complete &= ~(np.isnan(column(frame, name)) if name in numeric else frame[name].is_null().to_numpy())
+        for predictor in predictors:
+            complete &= ~np.isnan(predictor.matrix(frame)).any(1)
         if complete.sum() < FEWEST_RUNS:
-            raise InputError(f"expected at least {FEWEST_RUNS} rows with {outcome} and all columns of the predictors, came {int(complete.sum())}")
+            raise InputError(
+                f"expected at least {FEWEST_RUNS} rows with {outcome} and all columns of the predictors, came {int(complete.sum())}"
+            )
         if lacking := int((known & ~complete).sum()):
             notes.append(f"{lacking} rows with an outcome lack a column of some predictor: left out for all")
         kept = frame.filter(pl.Series(complete))
-        same_heldout(kept, names)
+        same_heldout(kept, numeric)
         y = column(kept, outcome)
         if np.ptp(y) == 0:
             raise InputError(f"column {outcome!r}: all {len(y)} values are equal; there is nothing to predict")
@@ -190,7 +201,7 @@ class _Data:
         if len(clusters) < 3:
             raise InputError(f"group {group!r} has {len(clusters)} different values; leaving one out needs at least 3")
         n_runs = int(kept["n_rl_seeds"].sum()) if "n_rl_seeds" in kept.columns else len(y)
-        return cls(kept, y, clusters, n_runs, seed, notes)
+        return cls(kept, outcome, y, clusters, n_runs, seed, notes)
 
     @property
     def rows(self) -> list[Rows]:
@@ -237,7 +248,9 @@ def _score_one(data: _Data, predictor: Predictor, baseline: Predictor, direction
     rank = bootstrap(lambda rows: spearman(shown[rows], y[rows]), data.clusters, rng)
     sign, notes = _sign(predictor, rank.value, directions)
     if len(data.clusters) < 6:
-        notes.append(f"{len(data.clusters)} groups are too few for an interval; squared errors a group: {_fold_errors(data, by_cluster)}")
+        notes.append(
+            f"{len(data.clusters)} groups are too few for an interval; squared errors a group: {_fold_errors(data, by_cluster)}"
+        )
     return Score(
         name=predictor.name,
         features=predictor.features,
@@ -322,9 +335,7 @@ def _top1_regret(data: _Data, predicted: Array) -> float | None:
     The noisy maximum is cursed: where the store has the outcome on two halves of the problems, the best is picked on one half and
     both it and the choice are valued on the other, and the other way round. Candidates are drawn within a base model.
     """
-    halves = [column(data.frame, name) for name in ("outcome_half_1", "outcome_half_2") if name in data.frame.columns]
-    if len(halves) != 2 or np.isnan(halves).any():
-        halves = [data.y, data.y]
+    halves = _halves(data)
     bases = clusters_of(data.frame["base_model"].to_list()) if "base_model" in data.frame.columns else [np.arange(len(data.y))]
     bases = [rows for rows in bases if len(rows) > 1]
     if not bases:
@@ -338,6 +349,15 @@ def _top1_regret(data: _Data, predicted: Array) -> float | None:
         for pick, value in ((halves[0], halves[1]), (halves[1], halves[0])):
             regrets.append(value[drawn[np.argmax(pick[drawn])]] - value[choice])
     return float(np.mean(regrets))
+
+
+def _halves(data: _Data) -> list[Array]:
+    """The outcome on two halves of the problems; twice the outcome itself where the store does not have them."""
+    names = ("outcome_half_1", "outcome_half_2")
+    if data.outcome != OUTCOME or not set(names) <= set(data.frame.columns):
+        return [data.y, data.y]
+    halves = [column(data.frame, name) for name in names]
+    return [data.y, data.y] if np.isnan(halves).any() else halves
 
 
 def _coverage(data: _Data, predictor: Predictor) -> float | None:
@@ -378,7 +398,7 @@ def _versus(data: _Data, predictor: Predictor, baseline: Predictor) -> dict[str,
 class _Refits:
     """Leave-one-cluster-out results of a predictor on subsets of the rows, every fold refitted."""
 
-    def __init__(self, data: _Data, predictor: Predictor):
+    def __init__(self, data: _Data, predictor: Predictor) -> None:
         self.data, self.predictor, self.X = data, predictor, predictor.matrix(data.frame)
 
     def _held_out(self, rows: Rows) -> _HeldOut:

@@ -4,8 +4,6 @@
 blocked and never see half. Deleting the database loses nothing.
 """
 
-import json
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import duckdb
 import polars as pl
 
 from curate.errors import InputError, UsageError
-from curate.files import atomic_file, content_hash, read_json, read_jsonl, write_json
+from curate.files import atomic_file, read_json, read_jsonl, write_json
 from predict import packed
 from predict.rows import SCHEMAS, Tables
 
@@ -139,7 +137,11 @@ def query(home: Path, sql: str) -> pl.DataFrame:
         raise UsageError(f"SQL: {error}") from None
     if len(statements) != 1 or statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
         raise UsageError(f"SQL: expected one SELECT, came {len(statements)} statement(s); the store is read-only")
-    config = {"enable_external_access": "false", "autoinstall_known_extensions": "false", "lock_configuration": "true"}
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "enable_external_access": "false",
+        "autoinstall_known_extensions": "false",
+        "lock_configuration": "true",
+    }
     connection = duckdb.connect(str(path), read_only=True, config=config)
     try:
         return connection.sql(sql).pl()

@@ -90,7 +90,7 @@ def _base_folder(run: Run) -> Path:
 
 def weights_hash(folder: Path) -> str:
     """First 16 hex digits of sha256 over a model folder's weights and tokenizer: a base model's run id."""
-    files = sorted(folder.glob("*.safetensors")) + [folder / "tokenizer.json"]
+    files = [*sorted(folder.glob("*.safetensors")), folder / "tokenizer.json"]
     if len(files) < 2 or not files[-1].exists():
         raise InputError(f"{folder}: expected a Hugging Face folder with *.safetensors and tokenizer.json")
     digest = hashlib.sha256()

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="Settings of the run, as YAML.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; a.b reaches into a.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; a.b reaches into a.")
+]
 Home = Annotated[Path | None, typer.Option(help="Workspace folder; default $FORERUN_HOME, else ./forerun.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 SECONDS_BETWEEN_LINES = 10.0
@@ -25,7 +27,7 @@ SECONDS_BETWEEN_LINES = 10.0
 class Reporter:
     """Progress on stderr: one line on a terminal, redrawn; silent elsewhere unless something takes long."""
 
-    def __init__(self, label: str, *, silent: bool):
+    def __init__(self, label: str, *, silent: bool) -> None:
         self.label, self.silent = label, silent
         self.began = self.shown = time.monotonic()
         self.terminal = sys.stderr.isatty()
@@ -82,7 +84,7 @@ def _run(stage: str, file: Path, overrides: list[str] | None, home: Path | None,
 
 
 def _quiet_libraries() -> None:
-    """transformers draws its own progress bars; ours is enough."""
+    """Turn off the progress bars of transformers; ours is enough."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -38,7 +38,9 @@ def main(config: EvaluateConfig, progress: Progress = lambda *_: None) -> RunFol
     return record
 
 
-def _measure_loss(kind: str, config: EvaluateConfig, checkpoint: Checkpoint, record: RunFolder, model: Any, tokenizer: Any) -> None:
+def _measure_loss(
+    kind: str, config: EvaluateConfig, checkpoint: Checkpoint, record: RunFolder, model: Any, tokenizer: Any
+) -> None:
     path, step = record.path / "losses.jsonl", checkpoint.id.step
     row = heldout.measure(kind, model, tokenizer, open_dataset(config.dataset))
     known = [old for _, old in read_jsonl(path, torn_tail=True)] if path.exists() else []
@@ -140,9 +142,7 @@ def _counts(chunk: list[Any], rollouts: Rollouts, texts: list[str], group_size: 
     return rows
 
 
-def _keep_rollouts(
-    record: RunFolder, name: str, chunk: list[Any], rollouts: Rollouts, texts: list[str], group_size: int
-) -> None:
+def _keep_rollouts(record: RunFolder, name: str, chunk: list[Any], rollouts: Rollouts, texts: list[str], group_size: int) -> None:
     """Write the completions of a chunk to rollouts/."""
     table = pa.table(
         {

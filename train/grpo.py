@@ -124,9 +124,7 @@ def _sample(sampler: Sampler, prompts: list[list[int]], config: GrpoConfig, step
     )
 
 
-def _rewards(
-    rollouts: Rollouts, problems: list[Problem], tokenizer: PreTrainedTokenizerBase, config: GrpoConfig
-) -> Tensor:
+def _rewards(rollouts: Rollouts, problems: list[Problem], tokenizer: PreTrainedTokenizerBase, config: GrpoConfig) -> Tensor:
     """(problems, G) rewards of the verifier."""
     texts = tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
     rewards = [
@@ -201,7 +199,7 @@ def _micro_losses(
 class _MicroBatch:
     """Prompt and completion of some rows as one right-padded tensor, and where the completions stand in it."""
 
-    def __init__(self, batch: Step, rows: list[int], lengths: list[int], pad: int):
+    def __init__(self, batch: Step, rows: list[int], lengths: list[int], pad: int) -> None:
         width = max(len(batch.prompts[row]) + lengths[row] for row in rows)
         self.ids = torch.full((len(rows), width), pad, device=batch.tokens.device)
         self.first = torch.tensor([len(batch.prompts[row]) for row in rows], device=batch.tokens.device)

@@ -31,9 +31,7 @@ BATCH_TOKENS = 4096
 MAX_LENGTH = 1 << 20
 
 
-def measure(
-    kind: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset
-) -> dict[str, Any]:
+def measure(kind: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> dict[str, Any]:
     """One row of losses.jsonl for this kind of held-out loss."""
     measures: dict[str, Callable[..., dict[str, Any]]] = {
         "shared": _plain,
@@ -54,14 +52,10 @@ def _plain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples:
     return _means(*_sums(model, sequences, rendering.pad_id(tokenizer)), sequences)
 
 
-def _result_tokens(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Example]
-) -> dict[str, Any]:
+def _result_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Example]) -> dict[str, Any]:
     """The loss on the numbers that a step computes, which no choice of style can lower."""
     rewritten = [example for problem in distinct_problems(examples) for example in in_all_styles(problem)]
-    sequences = [
-        _only_results(rendering.training_sequence(tokenizer, example, MAX_LENGTH), example) for example in rewritten
-    ]
+    sequences = [_only_results(rendering.training_sequence(tokenizer, example, MAX_LENGTH), example) for example in rewritten]
     return _means(*_sums(model, sequences, rendering.pad_id(tokenizer)), sequences)
 
 
@@ -101,8 +95,7 @@ def in_all_styles(problem: Problem) -> list[Example]:
     graph = parse_statements(problem.prompt)
     traces = [write_trace(graph, style, random.Random(0))[0] for style in STYLES]
     return [
-        Example(f"{problem.id}-{style}", problem, trace, {"style": style})
-        for style, trace in zip(STYLES, traces, strict=True)
+        Example(f"{problem.id}-{style}", problem, trace, {"style": style}) for style, trace in zip(STYLES, traces, strict=True)
     ]
 
 

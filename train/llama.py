@@ -65,7 +65,7 @@ class GroupIndex:
 class LlamaDecoder:
     """Prefill and single-token steps over the weights of a `LlamaForCausalLM`."""
 
-    def __init__(self, model: LlamaForCausalLM, positions: int):
+    def __init__(self, model: LlamaForCausalLM, positions: int) -> None:
         """`positions` is the longest prompt plus completion that will be asked for."""
         config = model.config
         self.model = model
@@ -142,7 +142,7 @@ class LlamaDecoder:
         """Normed queries, keys and values, (..., heads, D) each."""
         layer = self.layers[number]
         normed = F.rms_norm(hidden, hidden.shape[-1:], layer.input_layernorm.weight, self.epsilon)
-        heads = F.linear(normed, self.attention_in[number]).unflatten(-1, (-1, self.dim))
+        heads = F.linear(normed, *self.attention_in[number]).unflatten(-1, (-1, self.dim))
         query, key, value = heads.split((self.heads, self.key_heads, self.key_heads), dim=-2)
         return query, key, value
 
@@ -151,17 +151,19 @@ class LlamaDecoder:
         layer = self.layers[number]
         hidden = hidden + layer.self_attn.o_proj(mixed)
         normed = F.rms_norm(hidden, hidden.shape[-1:], layer.post_attention_layernorm.weight, self.epsilon)
-        gate, up = F.linear(normed, self.mlp_in[number]).chunk(2, dim=-1)
-        return hidden + layer.mlp.down_proj(F.silu(gate) * up)
+        gate, up = F.linear(normed, *self.mlp_in[number]).chunk(2, dim=-1)
+        return hidden + layer.mlp.down_proj(layer.mlp.act_fn(gate) * up)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         normed = F.rms_norm(hidden, hidden.shape[-1:], self.model.model.norm.weight, self.epsilon)
         return self.model.lm_head(normed)
 
 
-def _stacked(module: torch.nn.Module, names: tuple[str, ...]) -> Tensor:
-    """Weights that read the same input, as one matrix: one product instead of two or three."""
-    return torch.cat([getattr(module, name).weight for name in names])
+def _stacked(module: torch.nn.Module, names: tuple[str, ...]) -> tuple[Tensor, Tensor | None]:
+    """Weights that read the same input as one matrix, and their biases if any: one product instead of two or three."""
+    parts = [getattr(module, name) for name in names]
+    biased = parts[0].bias is not None
+    return torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]) if biased else None
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -53,9 +53,7 @@ def optimizer_step(
 class TrainingState:
     """Saves weights and optimizers now and then; a killed run goes on from there and ends with the same weights."""
 
-    def __init__(
-        self, path: Path, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], every_seconds: float
-    ):
+    def __init__(self, path: Path, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], every_seconds: float) -> None:
         self.path, self.model, self.optimizers = path, model, optimizers
         self.every_seconds, self.saved_at = every_seconds, time.monotonic()
 

@@ -26,7 +26,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 class StackedMuon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, scaled by 0.2 sqrt(max(rows, columns)); decoupled weight decay."""
 
-    def __init__(self, matrices: list[Tensor], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
+    def __init__(self, matrices: list[Tensor], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
         by_shape: dict[torch.Size, list[Tensor]] = {}
         for matrix in matrices:
             by_shape.setdefault(matrix.shape, []).append(matrix)

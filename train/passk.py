@@ -51,7 +51,8 @@ def fixed_set_variance(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -
     """
     n, c = np.broadcast_arrays(np.asarray(num_samples, dtype=np.int64), np.asarray(num_correct, dtype=np.int64))
     if k < 1 or (n < 2 * k).any():
-        raise InputError(f"variance of pass@{k} on a fixed set: expected num_samples >= {2 * k}, came {int(n.min(initial=2 * k))}")
+        came = int(n.min(initial=2 * k))
+        raise InputError(f"variance of pass@{k} on a fixed set: expected num_samples >= {2 * k}, came {came}")
     single, double = _all_wrong(n, c, k), _all_wrong(n, c, 2 * k)
     return float((single**2 - double).sum() / len(n) ** 2)
 

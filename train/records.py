@@ -58,9 +58,7 @@ class CheckpointId:
         return f"{self.run_id}@{self.step}"
 
 
-def run_id(
-    stage: str, science: dict[str, Any], dataset_hash: str | None, parent: CheckpointId | None, seed: int
-) -> str:
+def run_id(stage: str, science: dict[str, Any], dataset_hash: str | None, parent: CheckpointId | None, seed: int) -> str:
     """First 16 hex digits of sha256 over the canonical JSON of what decides a run's numbers."""
     identity = {
         "stage": stage,
@@ -105,7 +103,7 @@ class Run:
 class RunFolder:
     """Reads and writes one run's folder."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
@@ -177,9 +175,7 @@ class RunFolder:
         """The immutable file of one sampling job."""
         return self.path / "evaluations" / f"{step}-{content_hash(key, 8)}-{seed}.parquet"
 
-    def evaluation(
-        self, step: int, key: dict[str, Any], provenance: dict[str, Any], rows: list[dict[str, Any]]
-    ) -> Path:
+    def evaluation(self, step: int, key: dict[str, Any], provenance: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
         """Write the counts of one sampling job, key and provenance as metadata and in a sidecar."""
         path = self.evaluation_path(step, key, provenance["seed"])
         facts = {"key": key, "provenance": {**provenance, "created_at": now()}}

@@ -77,8 +77,6 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
-def training_sequences(
-    tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example], max_length: int
-) -> list[TokenSequence]:
+def training_sequences(tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example], max_length: int) -> list[TokenSequence]:
     """`training_sequence` of each example, in order."""
     return [training_sequence(tokenizer, example, max_length) for example in examples]

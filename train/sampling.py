@@ -1,13 +1,13 @@
 """Sample completions: groups of rollouts per prompt, by our own decoder or by `transformers.generate`."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from curate.errors import UsageError
 from train import rendering
@@ -53,11 +53,9 @@ class Sampler(Protocol):
 class NativeSampler:
     """Our decoder: prompts prefilled once a group, static caches, finished rows dropped. Llama models."""
 
-    def __init__(self, model: LlamaForCausalLM, *, end: Sequence[int], pad: int):
+    def __init__(self, model: LlamaForCausalLM, *, end: Sequence[int], pad: int) -> None:
         if not isinstance(model, LlamaForCausalLM):
-            raise UsageError(
-                f"the native sampler decodes Llama models, came {type(model).__name__}; set sampler: transformers"
-            )
+            raise UsageError(f"the native sampler decodes Llama models, came {type(model).__name__}; set sampler: transformers")
         self.model, self.end, self.pad = model, torch.tensor(list(end), device=model.device), pad
 
     @torch.inference_mode()
@@ -111,7 +109,7 @@ def _device_of(model: PreTrainedModel) -> AbstractContextManager[object]:
 class _Writer:
     """Draws tokens and keeps the record of every row, those dropped from the batch included."""
 
-    def __init__(self, rows: int, max_tokens: int, pad: int, end: Tensor):
+    def __init__(self, rows: int, max_tokens: int, pad: int, end: Tensor) -> None:
         self.tokens = torch.full((rows, max_tokens), pad)
         self.logprobs = torch.zeros(rows, max_tokens)
         self.entropies = torch.zeros(rows)
@@ -198,7 +196,7 @@ def _in_order(parts: list[Rollouts], order: list[int], group_size: int, pad: int
 class TransformersSampler:
     """`transformers.generate`: any causal model, one row a rollout."""
 
-    def __init__(self, model: PreTrainedModel, *, end: Sequence[int], pad: int):
+    def __init__(self, model: PreTrainedModel, *, end: Sequence[int], pad: int) -> None:
         self.model, self.end, self.pad = model, torch.tensor(list(end), device=model.device), pad
 
     @torch.inference_mode()
@@ -209,7 +207,7 @@ class TransformersSampler:
         width, device = max(map(len, prompts)), self.model.device
         padded = torch.tensor([[self.pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
         attended = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-        with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]), _plain_generation(self.model):
             torch.manual_seed(seed)
             output = self.model.generate(
                 padded.repeat_interleave(group_size, 0),
@@ -234,6 +232,16 @@ class TransformersSampler:
         chosen = logprobs.gather(2, tokens[..., None])[..., 0]
         entropies = (torch.special.entr(logprobs.exp()).sum(-1) * mask).sum(1) / lengths
         return Rollouts(tokens, lengths, finished, torch.where(mask, chosen, 0.0), entropies)
+
+
+@contextmanager
+def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Set aside the settings that a model folder came with (repetition penalty, top-k, ...): they bend the distribution."""
+    shipped, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = shipped
 
 
 def make_sampler(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Sampler:

@@ -3,7 +3,6 @@
 import random
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -95,5 +94,3 @@ def _stop(
         f"run {run.run_id} diverged after step {step}; the weights of that step are kept in "
         f"{record.checkpoint(step)}; lower learning_rate (now {run.config['learning_rate']})"
     )
-
-

@@ -252,7 +252,7 @@ def _process_context() -> ForkServerContext:
 class _Study:
     """Knows the files of one study and runs its stages."""
 
-    def __init__(self, config: StudyConfig, stages: tuple[str, ...]):
+    def __init__(self, config: StudyConfig, stages: tuple[str, ...]) -> None:
         self.config, self.stages = config, stages
         self.home = workspace(config.home)
         self.jobs = self.home / "studies" / config.name

@@ -8,6 +8,7 @@ from predict.scoring import available, best_predictor
 from predict.store import database
 from train.records import workspace
 
+
 def store_stamp() -> int:
     """When the store was last built, as the key of every cache; without a store the page ends here and says what to do."""
     path = database(workspace(None))

@@ -31,7 +31,9 @@ first, second = st.columns(2)
 x = first.selectbox("Signal, known before RL", signals, format_func=charts.title, key="signal", bind="query-params")
 colour = second.selectbox("Colour and shape", ["length_mix", "variant", "base_model"], key="colour", bind="query-params")
 if len(measured):
-    st.altair_chart(charts.outcome_against(measured, x, colour=colour), alt=f"{charts.title('outcome_pass_at_1')} against {charts.title(x)}")
+    st.altair_chart(
+        charts.outcome_against(measured, x, colour=colour), alt=f"{charts.title('outcome_pass_at_1')} against {charts.title(x)}"
+    )
 else:
     st.info("No RL run has ended yet: there is no outcome to plot.")
 
@@ -48,4 +50,4 @@ except ForerunError as error:
 
 st.subheader("Checkpoints")
 st.dataframe(runs, hide_index=True)
-st.download_button("Download as CSV", lambda: runs.write_csv(), "checkpoints.csv", on_click="ignore")
+st.download_button("Download as CSV", runs.write_csv, "checkpoints.csv", on_click="ignore")
