@@ -12,7 +12,8 @@ study --stages build,sft,signals
 say "What is known so far: 48 checkpoints with their RL outcomes"
 predict ingest studies/lab/runs --home "$home"
 say "Forecast: written down before any RL is run on the four"
-predict rank --home "$home"
+waiting=$(predict sql --home "$home" --format csv "SELECT count(*) FROM checkpoints WHERE outcome_pass_at_1 IS NULL" | tail -1)
+if [ "$waiting" -gt 0 ]; then predict rank --home "$home"; else echo "All four were forecast and run before; SEED=1 takes four others."; fi
 say "RL: GRPO on each of them, then pass@1 on problems that no signal was measured on"
 study
 say "Forecast beside result"

@@ -34,8 +34,7 @@ def run_app(app: Callable[..., Any]) -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     code = None
     try:
-        code = app(standalone_mode=not _as_json())  # standalone, Typer itself prints wrong usage, in colours, and exits
-        sys.stdout.flush()
+        code = _called(app)
     except TyperException as error:
         _fail(f"{error.format_message().rstrip('.')}; see --help", error.exit_code)
     except ForerunError as error:
@@ -52,6 +51,25 @@ def run_app(app: Callable[..., Any]) -> NoReturn:
     if code == INTERRUPTED:
         _fail("interrupted", INTERRUPTED)
     sys.exit(code)
+
+
+def _called(app: Callable[..., Any]) -> Any:
+    """The app's exit code, once all that it printed has left."""
+    try:
+        code = app(standalone_mode=not _as_json())
+    except SystemExit as end:  # standalone, Typer itself prints wrong usage, in colours, and exits
+        code = end.code
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        _drop_stdout()
+        return 1
+    return code
+
+
+def _drop_stdout() -> None:
+    """Stdout is full or closed: what is still to be written goes nowhere, so that Python's exit does not fail on it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _as_json() -> bool:
@@ -79,7 +97,7 @@ def _fail(message: str, code: int) -> NoReturn:
         if _as_json():
             print(json.dumps({"schema_version": SCHEMA_VERSION, "ok": False, "code": code, "message": message}))
         sys.stdout.flush()
-    except OSError:  # stdout itself is full or closed: let nothing more be written there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:
+        _drop_stdout()
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)

@@ -82,6 +82,8 @@ def prompt_completion_row(example: Example) -> dict[str, Any]:
 
 def _example(row: dict[str, Any]) -> Example:
     meta, (user, assistant) = row["meta"], row["messages"]
+    if (user["role"], assistant["role"]) != ("user", "assistant"):
+        raise ValueError(f"expected a user turn, then an assistant turn, came {user['role']}, {assistant['role']}")
     facts = {"operations": int(meta["operations"])}
     problem = Problem(meta["problem_id"], user["content"], meta["ground_truth"], meta["source"], facts)
     spans = tuple(Span(**span) for span in meta["spans"])

@@ -72,8 +72,9 @@ class Forecaster:
         if self.group is not None and self.group not in runs.columns:
             column(runs, self.group)
         group = self.group or ("cell" if "cell" in runs.columns else None)
-        runs = _with_ids(runs)
-        runs, self.notes = as_fractions(runs, [*self.predictor.numeric, self.outcome])
+        table = _with_ids(runs)
+        runs, self.notes = as_fractions(table, [*self.predictor.numeric, self.outcome])
+        self.percent = [name for name in self.predictor.numeric if not runs[name].equals(table[name])]
         y, X = column(runs, self.outcome), self.predictor.matrix(runs)
         known = ~np.isnan(y) & ~np.isnan(X).any(1)
         self.runs, self.X, self.y = runs.filter(pl.Series(known)), X[known], y[known]
@@ -108,8 +109,7 @@ class Forecaster:
         return np.asarray(self.model.predict(self._matrix(candidates)), dtype=float)
 
     def _matrix(self, candidates: pl.DataFrame) -> Array:
-        frame, _ = as_fractions(candidates, self.predictor.features)
-        X = self.predictor.matrix(frame)
+        X = self.predictor.matrix(self._in_units_of_the_runs(candidates))
         missing = np.atleast_1d(np.isnan(X).any(axis=1))
         if missing.any():
             names = _with_ids(candidates)["id"].to_list()
@@ -120,6 +120,17 @@ class Forecaster:
         both = pl.concat([self.runs, candidates], how="diagonal_relaxed")
         same_heldout(both, self.predictor.features)
         return X
+
+    def _in_units_of_the_runs(self, candidates: pl.DataFrame) -> pl.DataFrame:
+        frame, _ = as_fractions(candidates, self.predictor.numeric)
+        for name in self.percent:
+            values = column(candidates, name)
+            if frame[name].equals(candidates[name]) and (values > 0).any():
+                raise InputError(
+                    f"column {name!r} mixes percent (the runs) and what looks like fractions (the candidates, "
+                    f"{np.nanmax(values):g} at most): write all values alike"
+                )
+        return frame
 
     def intervals(self, X: Array, level: float) -> tuple[Array, Array]:
         """Ends of the prediction interval of one measured outcome, shape (m,) each."""
@@ -161,9 +172,10 @@ class Forecaster:
         """The forecast along one feature, the candidate's others held: columns `name`, point, low, high (90 %)."""
         known = column(self.runs, name)
         grid = np.linspace(known.min(), known.max(), points)
-        rows = pl.concat([candidate.with_columns(pl.lit(float(value)).alias(name)) for value in grid])
-        low, high = self.intervals(self._matrix(rows), LEVELS[0])
-        return pl.DataFrame({name: grid, "point": self.predict(rows), "low": low, "high": high})
+        frame = self._in_units_of_the_runs(candidate)
+        X = self.predictor.matrix(pl.concat([frame.with_columns(pl.lit(float(value)).alias(name)) for value in grid]))
+        low, high = self.intervals(X, LEVELS[0])
+        return pl.DataFrame({name: grid, "point": np.asarray(self.model.predict(X)), "low": low, "high": high})
 
     def true_levels(self, X: Array) -> Array:
         """Joint draws of the candidates' true levels, (DRAWS, m): common coefficients, independent misfit.
@@ -191,15 +203,19 @@ class Forecaster:
         return means, np.where(np.isnan(spread), np.nanmean(spread), spread)
 
     def _support(self, X: Array) -> list[tuple[dict[str, Any], list[str]]]:
-        """Leverage against the largest observed, the share of runs within one Gower radius, and the nearest runs."""
-        observed = _leverage(self.X, self.X)
-        largest, new = float(observed.max()), _leverage(self.X, X)
-        distances = _gower(self.X, X)
-        radius = float(_gower(self.X, self.X).mean())
+        """Leverage against the largest observed, the share of runs within one Gower radius, and the nearest runs.
+
+        Another value of a feature that never varied is outside whatever its leverage.
+        """
+        seen, asked = _indicators(self.X, X) if self.predictor.categorical else (self.X, X)
+        largest, new = float(_leverage(seen, seen).max()), _leverage(seen, asked)
+        distances = _gower(seen, asked)
+        radius = float(_gower(seen, seen).mean())
+        strange = ((asked != seen[0]) & (np.ptp(seen, axis=0) == 0)).any(axis=1)
         names = [str(name) for name in self.runs["id"]]
         result = []
         for i in range(len(X)):
-            share, inside = float((distances[i] <= radius).mean()), bool(new[i] <= largest + 1e-12)
+            share, inside = float((distances[i] <= radius).mean()), bool(new[i] <= largest + 1e-12 and not strange[i])
             words = "inside the observed runs" if inside else "outside of the observed runs: an extrapolation"
             facts = {**_rounded(leverage=new[i], leverage_max=largest, gower_share=share), "inside": inside, "words": words}
             result.append((facts, [names[j] for j in np.argsort(distances[i], kind="stable")[:NEAREST]]))
@@ -246,6 +262,14 @@ def _leverage(X: Array, new: Array) -> Array:
     """Leverage x (X'X)^-1 x' of each new row, intercept included, (m,)."""
     design, rows = _with_intercept(X), _rows_like(X, new)
     return np.einsum("ij,jk,ik->i", rows, np.linalg.pinv(design.T @ design), rows)
+
+
+def _indicators(X: Array, new: Array) -> tuple[Array, Array]:
+    """Label codes (n, 1) and (m, 1) as columns of 0 and 1, one a label and one for labels that are not in X."""
+    labels = np.unique(X)
+    both = np.vstack([X, new]) == labels
+    columns = np.column_stack([both, ~both.any(axis=1)]).astype(float)
+    return columns[: len(X)], columns[len(X) :]
 
 
 def _gower(X: Array, new: Array) -> Array:

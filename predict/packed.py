@@ -1,5 +1,6 @@
 """A packed study: a whole store as one folder of Parquet files with checksums, small enough to ship."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,21 @@ def write(frames: dict[str, pl.DataFrame], output: Path, *, force: bool = False)
     frames["runs"] = _without_places(frames["runs"])
     with atomic_folder(output, force=force) as partial:
         for name, frame in frames.items():
-            ordered = frame.sort([column for column in ("run_id", "step", "name") if column in frame.columns])
-            ordered.write_parquet(partial / _file(name), compression="zstd", compression_level=12)
+            keys = [column for column in ("run_id", "step", "name") if column in frame.columns]
+            _write_parquet(frame.sort(keys, maintain_order=True), partial / _file(name))
         files = {file.name: sha256_file(file) for file in sorted(partial.glob("*.parquet"))}
         counts = {name: len(frame) for name, frame in frames.items()}
         manifest = {"schema_version": SCHEMA_VERSION, "made_by": MADE_BY, "sha256": files, "counts": counts}
         write_json(partial / "manifest.json", manifest)
         size = sum(file.stat().st_size for file in partial.iterdir())
     return {"output": str(output), "bytes": size, **counts}
+
+
+def _write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Through memory: a full disk is then an OSError, which Polars' own writer does not raise."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", compression_level=12)
+    path.write_bytes(buffer.getvalue())
 
 
 def _without_places(runs: pl.DataFrame) -> pl.DataFrame:
@@ -54,12 +62,7 @@ def read(folder: Path, tables: Tables) -> None:
     Raises:
         InputError: a file is missing or of another release. CheckFailed: a checksum differs.
     """
-    manifest = read_json(folder / "manifest.json")
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"{folder}/manifest.json: expected schema_version {SCHEMA_VERSION}, came {manifest.get('schema_version')}"
-        )
-    for name, expected in manifest["sha256"].items():
+    for name, expected in _checksums(folder).items():
         if not (folder / name).exists():
             raise InputError(f"{folder}: {name} is missing; the manifest names it")
         if sha256_file(folder / name) != expected:
@@ -69,6 +72,19 @@ def read(folder: Path, tables: Tables) -> None:
     for name in ("losses", "signals", "metrics", "forecast_files"):
         tables.add(name, _frame(folder, name).to_dicts())
     _read_evaluations(_frame(folder, "evaluations"), tables)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """Of every file of a packed study, by its manifest."""
+    manifest = read_json(folder / "manifest.json")
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{folder}/manifest.json: expected schema_version {SCHEMA_VERSION}, came {version}")
+    files = manifest.get("sha256")
+    missing = {_file(table) for table in SCHEMAS if table != "evaluation_jobs"} - set(files or ())
+    if not isinstance(files, dict) or missing:
+        raise InputError(f"{folder}/manifest.json: no checksum of {', '.join(sorted(missing))}")
+    return files
 
 
 def _frame(folder: Path, table: str) -> pl.DataFrame:

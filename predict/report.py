@@ -14,7 +14,7 @@ from predict.scoring import Report, score
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#1a1a1a}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd}
-th:first-child,td:first-child{text-align:left}figure{display:inline-block;margin:0 1rem 1rem 0;vertical-align:top}figure svg{max-width:100%;height:auto}
+th:first-child,td:first-child{text-align:left;max-width:20em;overflow-wrap:anywhere}figure{display:inline-block;margin:0 1rem 1rem 0;vertical-align:top}figure svg{max-width:100%;height:auto}
 .wide{overflow-x:auto}code{background:#f3f3f3;padding:.1rem .3rem}"""
 
 
@@ -90,7 +90,7 @@ def forecast_table(forecasts: pl.DataFrame) -> pl.DataFrame:
         pl.col("id").replace_strict(called, return_dtype=pl.String).alias("checkpoint"),
         pl.col("pass_at_1").alias("pass@1 after SFT"),
         pl.col("point").alias("forecast"),
-        pl.format("{} .. {}", pl.col("low").round(3), pl.col("high").round(3)).alias("90 % interval"),
+        pl.Series("90 % interval", [f"{low:.3f} .. {high:.3f}" for low, high in forecasts.select("low", "high").iter_rows()], pl.String),
         pl.col("p_best").alias("P(best)"),
         pl.col("start_pass_at_1").alias("before RL"),
         pl.col("measured").alias("after RL"),

@@ -10,6 +10,7 @@ import polars as pl
 from curate.errors import InputError
 from curate.files import content_hash
 
+SCHEMA_VERSION = 1
 TEXT, WHOLE, REAL = pl.String, pl.Int64, pl.Float64
 SCHEMAS: dict[str, dict[str, Any]] = {
     "runs": {
@@ -64,12 +65,14 @@ class Tables:
     def run(self, document: dict[str, Any], where: Path, source: str) -> None:
         """Add a run.json."""
         try:
+            if document.get("schema_version") != SCHEMA_VERSION:
+                raise InputError(f"{where}: expected schema_version {SCHEMA_VERSION}, came {document.get('schema_version')}")
             parent, dataset = document.get("parent") or {}, document.get("dataset") or {}
             row = {name: document.get(name) for name in SCHEMAS["runs"]}
             row |= {name: json.dumps(document.get(name) or {}) for name in JSON_COLUMNS}
             row |= {"parent_run_id": parent.get("run_id"), "parent_step": parent.get("step")}
             row |= {"dataset": dataset.get("name"), "dataset_hash": dataset.get("hash"), "source": source}
-            identifier = document["run_id"]
+            identifier, _, _ = document["run_id"], document["stage"], document["status"]
         except (KeyError, AttributeError, TypeError) as error:
             raise InputError(f"{where}: not a run.json ({type(error).__name__}: {error})") from None
         self.packed_run({**row, "run_id": identifier})

@@ -93,13 +93,18 @@ SELECT run_id, step, benchmark, k,
 FROM counts CROSS JOIN unnest([1, 2, 4, 8, 16, 32, 64, 128, 256]) AS ks(k)
 GROUP BY run_id, step, benchmark, purpose, key_id, k;
 
--- Per checkpoint, macro mean over the benchmarks that all checkpoints of that purpose and stage share.
+-- Keys that all checkpoints measured for a purpose share. Of several keys of one benchmark one counts, at temperature 1 if there is one:
+-- numbers of different keys are never averaged.
 CREATE VIEW shared_keys AS
-WITH measured AS (SELECT DISTINCT j.purpose, j.key_id, j.run_id, j.step FROM evaluation_jobs j)
+WITH measured AS (
+    SELECT DISTINCT purpose, benchmark, key_id, run_id, step, (key->>'temperature')::DOUBLE AS temperature FROM evaluation_jobs
+)
 SELECT purpose, key_id FROM measured
-GROUP BY purpose, key_id
-HAVING count(*) = (SELECT count(DISTINCT (m.run_id, m.step)) FROM measured m WHERE m.purpose = measured.purpose);
+GROUP BY purpose, benchmark, key_id
+HAVING count(*) = (SELECT count(DISTINCT (m.run_id, m.step)) FROM measured m WHERE m.purpose = measured.purpose)
+QUALIFY row_number() OVER (PARTITION BY purpose, benchmark ORDER BY any_value(temperature) = 1 DESC, key_id) = 1;
 
+-- Per checkpoint, macro mean over the benchmarks that all checkpoints of that purpose share.
 CREATE VIEW checkpoint_pass AS
 SELECT run_id, step, purpose, k, avg(value) AS value, string_agg(key_id, '+' ORDER BY key_id) AS key_ids
 FROM pass_at_k JOIN shared_keys USING (purpose, key_id)
@@ -147,7 +152,7 @@ WITH wide AS (
            any_value(value) FILTER (k = 256) AS pass_at_256
     FROM checkpoint_pass WHERE purpose = 'signals' GROUP BY run_id, step
 ), entropies AS (
-    SELECT run_id, step, last(value) AS entropy_t1 FROM signals WHERE name = 'entropy_t1' GROUP BY run_id, step
+    SELECT run_id, step, arg_max(value, rowid) AS entropy_t1 FROM signals WHERE name = 'entropy_t1' GROUP BY run_id, step
 ), ids AS (
     SELECT run_id, step FROM wide UNION SELECT run_id, step FROM checkpoint_losses
 )
@@ -164,6 +169,8 @@ CREATE VIEW rl_runs AS
 WITH early AS ( -- reward in the first 5 steps: level at step 1 and change a step, by least squares
     SELECT run_id, regr_intercept(value, step - 1) AS early_reward_start, regr_slope(value, step - 1) AS early_reward_slope
     FROM metrics WHERE name = 'reward_mean' AND step <= 5 GROUP BY run_id HAVING count(*) = 5
+), ended AS ( -- a failed run has no outcome, a collapsed one has
+    SELECT run_id, steps FROM runs WHERE status IN ('done', 'collapsed')
 ), post AS (
     SELECT run_id, step, any_value(value) FILTER (k = 1) AS post_pass_at_1,
            any_value(value) FILTER (k = 8) AS post_pass_at_8, any_value(value) FILTER (k = 64) AS post_pass_at_64
@@ -172,15 +179,14 @@ WITH early AS ( -- reward in the first 5 steps: level at step 1 and change a ste
 SELECT r.run_id, r.rl_seed, r.rl_recipe, r.status, r.parent_run_id AS start_run_id, r.parent_step AS start_step,
        r.stage, r.base_model, r.cell, r.steps, r.seconds, r.created_at,
        start.* EXCLUDE (run_id, step),
-       CASE WHEN r.status IN ('done', 'collapsed') THEN post_pass_at_1 END AS post_pass_at_1,
-       CASE WHEN r.status IN ('done', 'collapsed') THEN post_pass_at_8 END AS post_pass_at_8,
-       CASE WHEN r.status IN ('done', 'collapsed') THEN post_pass_at_64 END AS post_pass_at_64,
+       post_pass_at_1, post_pass_at_8, post_pass_at_64,
        counts.mean_tokens AS post_tokens, counts.half_1, counts.half_2, counts.sampling_variance,
        early_reward_start, early_reward_slope
 FROM runs r
 LEFT JOIN checkpoint_signals start ON start.run_id = r.parent_run_id AND start.step = r.parent_step
-LEFT JOIN post ON post.run_id = r.run_id AND post.step = r.steps
-LEFT JOIN checkpoint_counts counts ON counts.run_id = r.run_id AND counts.step = r.steps AND counts.purpose = 'outcome'
+LEFT JOIN ended ON ended.run_id = r.run_id
+LEFT JOIN post ON post.run_id = ended.run_id AND post.step = ended.steps
+LEFT JOIN checkpoint_counts counts ON counts.run_id = ended.run_id AND counts.step = ended.steps AND counts.purpose = 'outcome'
 LEFT JOIN early ON early.run_id = r.run_id
 WHERE r.stage IN ('grpo', 'dense_path');
 
@@ -243,13 +249,17 @@ WITH candidates AS (
     SELECT start_run_id || '@' || start_step AS id, min(created_at) AS rl_created_at
     FROM rl_runs GROUP BY start_run_id, start_step
 ), results AS (
-    SELECT run_id || '@' || step AS id, any_value(outcome_pass_at_1) AS measured, any_value(variant) AS variant,
+    SELECT run_id || '@' || step AS id, any_value(outcome_pass_at_1) AS outcome_pass_at_1,
+           any_value(outcome_pass_at_64) AS outcome_pass_at_64, any_value(variant) AS variant,
            any_value(sft_learning_rate) AS sft_learning_rate, any_value(epochs) AS epochs, any_value(data_seed) AS data_seed,
            any_value(start_pass_at_1) AS start_pass_at_1, any_value(pass_at_1) AS pass_at_1
     FROM checkpoints GROUP BY run_id, step
+), compared AS (
+    SELECT *, CASE outcome WHEN 'outcome_pass_at_1' THEN outcome_pass_at_1 WHEN 'outcome_pass_at_64' THEN outcome_pass_at_64 END AS measured
+    FROM candidates LEFT JOIN results ON results.id = c.id
 )
 SELECT forecast_id, created_at, predictor, outcome, c.id AS id, variant, sft_learning_rate, epochs, data_seed, pass_at_1, start_pass_at_1,
        c.point AS point, c.low AS low, c.high AS high, c.low_50 AS low_50, c.high_50 AS high_50,
        c.p_best AS p_best, c.expected_regret AS expected_regret, measured, measured BETWEEN c.low AND c.high AS inside,
        rl_created_at, created_at < rl_created_at AS before_rl
-FROM candidates LEFT JOIN results ON results.id = c.id LEFT JOIN started ON started.id = c.id;
+FROM compared LEFT JOIN started ON started.id = c.id;

@@ -4,6 +4,8 @@
 blocked and never see half. Deleting the database loses nothing.
 """
 
+import errno
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from predict import packed
 from predict.rows import SCHEMAS, Tables
 
 SCHEMA_SQL = Path(__file__).with_name("schema.sql")
+LATEST_BY = {"losses": ("step", "heldout", "heldout_hash", "kind"), "signals": ("step", "name")}
+"""What a later row of the same file replaces."""
 VIEWS = ("checkpoints", "rl_runs", "pass_at_k", "curves", "lineage", "forecasts")
 
 
@@ -62,7 +66,11 @@ def _sources(home: Path, paths: Iterable[Path]) -> list[Path]:
 
 
 def _run_ids(home: Path) -> set[str]:
-    return set(query(home, "SELECT run_id FROM runs")["run_id"]) if database(home).exists() else set()
+    """Of the store that is there; none if it cannot be read: it is about to be rebuilt."""
+    try:
+        return set(query(home, "SELECT run_id FROM runs")["run_id"])
+    except (InputError, UsageError):
+        return set()
 
 
 def _read_source(folder: Path, tables: Tables, *, required: bool) -> None:
@@ -84,12 +92,20 @@ def _read_run(folder: Path, tables: Tables, source: str) -> None:
     document = read_json(folder / "run.json")
     tables.run(document, folder / "run.json", source)
     identifier = document["run_id"]
-    for name in ("losses", "signals"):
-        tables.add(name, ({"run_id": identifier, **row} for row in _lines(folder / f"{name}.jsonl")))
+    for name, keys in LATEST_BY.items():
+        tables.add(name, ({"run_id": identifier, **row} for row in _latest(_lines(folder / f"{name}.jsonl"), keys)))
     tables.add("metrics", _metrics(identifier, folder / "metrics.jsonl"))
     for file in sorted((folder / "evaluations").glob("*.parquet")):
-        facts = read_json(file.with_suffix(".json"))
+        _read_evaluation(file, tables)
+
+
+def _read_evaluation(file: Path, tables: Tables) -> None:
+    facts = read_json(file.with_suffix(".json"))
+    try:
         tables.evaluation(pl.read_parquet(file).to_dicts(), facts["key"], facts["provenance"], file)
+    except (KeyError, TypeError, pl.exceptions.PolarsError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{file}: not an evaluation with its sidecar ({reason}); delete both and evaluate again") from None
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -97,35 +113,62 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         yield from (row for _, row in read_jsonl(path, torn_tail=True))
 
 
+def _latest(rows: Iterable[dict[str, Any]], keys: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows without those that a later one with equal keys replaces (a run that went on after a kill)."""
+    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = tuple(row.get(name) for name in keys)
+        latest.pop(key, None)
+        latest[key] = row
+    return list(latest.values())
+
+
 def _metrics(identifier: str, path: Path) -> Iterator[dict[str, Any]]:
-    """Long rows; the last row of a repeated step counts (a run that went on after a kill)."""
-    steps = {row["step"]: row for row in _lines(path)}
-    for step, row in steps.items():
+    """Long rows."""
+    for row in _latest(_lines(path), ["step"]):
         for name, value in row.items():
+            if not isinstance(value, int | float):
+                raise InputError(f"{path}, step {row.get('step')}: expected a number, came {name} = {value!r}")
             if name != "step":
-                yield {"run_id": identifier, "step": step, "name": name, "value": float(value)}
+                yield {"run_id": identifier, "step": row.get("step"), "name": name, "value": float(value)}
 
 
 def _write(path: Path, tables: Tables) -> None:
-    connection = duckdb.connect(str(path))
+    """Fill a new database.
+
+    Raises:
+        InputError: rows of the wrong kind. OSError: the disk is full.
+    """
     try:
-        connection.execute(SCHEMA_SQL.read_text(encoding="utf-8"))
-        for name, schema in SCHEMAS.items():
-            frame = pl.DataFrame(tables.rows[name], schema=schema, orient="row")
-            connection.register("incoming", frame.to_arrow())
-            columns = ", ".join(f'"{column}"' for column in schema)
-            connection.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")
-            connection.unregister("incoming")
-        connection.execute("CHECKPOINT")
+        with duckdb.connect(str(path)) as connection:
+            connection.execute(SCHEMA_SQL.read_text(encoding="utf-8"))
+            for name, schema in SCHEMAS.items():
+                _fill(connection, name, schema, tables)
+            connection.execute("CHECKPOINT")
+    except duckdb.Error as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        raise
     finally:
-        connection.close()
+        path.with_name(f"{path.name}.wal").unlink(missing_ok=True)  # left behind where the last commit failed
+
+
+def _fill(connection: duckdb.DuckDBPyConnection, name: str, schema: dict[str, Any], tables: Tables) -> None:
+    try:
+        frame = pl.DataFrame(tables.rows[name], schema=schema, orient="row")
+        connection.register("incoming", frame.to_arrow())
+        columns = ", ".join(f'"{column}"' for column in schema)
+        connection.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")
+        connection.unregister("incoming")
+    except (TypeError, pl.exceptions.PolarsError, duckdb.ConstraintException) as error:
+        raise InputError(f"the sources hold rows of {name} that the store cannot hold: {str(error).splitlines()[0]}") from None
 
 
 def query(home: Path, sql: str) -> pl.DataFrame:
     """The rows of one SELECT. The store is opened read-only, without access to other files, for this query alone.
 
     Raises:
-        InputError: there is no store yet.
+        InputError: there is no store yet, or the file is none.
         UsageError: not one SELECT, or DuckDB refuses it; its message is passed on.
     """
     path = database(home)
@@ -137,18 +180,25 @@ def query(home: Path, sql: str) -> pl.DataFrame:
         raise UsageError(f"SQL: {error}") from None
     if len(statements) != 1 or statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
         raise UsageError(f"SQL: expected one SELECT, came {len(statements)} statement(s); the store is read-only")
+    with _opened(path) as connection:
+        try:
+            return connection.sql(sql).pl()
+        except duckdb.Error as error:
+            raise UsageError(f"SQL: {error}") from None
+
+
+def _opened(path: Path) -> duckdb.DuckDBPyConnection:
+    """The database, read-only and closed to other files."""
     config: dict[str, str | bool | int | float | list[str]] = {
         "enable_external_access": "false",
         "autoinstall_known_extensions": "false",
         "lock_configuration": "true",
     }
-    connection = duckdb.connect(str(path), read_only=True, config=config)
     try:
-        return connection.sql(sql).pl()
+        return duckdb.connect(str(path), read_only=True, config=config)
     except duckdb.Error as error:
-        raise UsageError(f"SQL: {error}") from None
-    finally:
-        connection.close()
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be read ({reason}); it is a cache: make it anew with `predict ingest`") from None
 
 
 def describe(home: Path) -> pl.DataFrame:

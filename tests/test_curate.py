@@ -24,6 +24,7 @@ from curate.build import build
 from curate.check import check_dataset
 from curate.errors import CheckFailed
 from curate.examples import Example, Problem
+from curate.graphs import parse_statements
 from curate.lengths import Budget, within_budget
 from curate.recipe import Source, load_recipe
 
@@ -48,8 +49,16 @@ ROWS_READ = 400 * 2 + 40 * 2 + 80
 TABLES = {f"{name}.parquet" for name in ("train", "heldout", "heldout_own", "rl", "ledger")}
 DATA_FILES = {"train.jsonl", "train_pc.jsonl", *TABLES}
 TRAINER_FILES = {"trl.yaml", "verl.yaml", "axolotl.yaml", "llamafactory.yaml", "dataset_info.json"}
+VALUES = r"\d+(?: [+-] \d+)*"
+SPANS = {
+    "reflection": r"try [a-t] need [a-t] back",
+    "analysis": r"given (?P<statement>[a-t] = [a-t\d]+(?: [+-] [a-t\d]+)*)",
+    "subgoals": r"-> \d+ [+-] \d+",
+    "verification": rf"(?:Wait [a-t] = (?P<again>{VALUES}) [a-t] (?P<value>\d+)|check (?P<sum>{VALUES}) (?P<result>\d+) ok"
+    rf"|[a-t] (?P<slip>\d+) check (?P<redone>{VALUES}) (?P<right>\d+) wrong [a-t] (?P=right))",
+}
 MARKS = {"reflection": {"try"}, "analysis": {"given"}, "subgoals": {"->"}, "verification": {"check", "Wait"}}
-"""Each span holds exactly one of its behaviour's words, and no other place of a trace holds any."""
+"""The words that a behaviour has and nothing else in a trace has."""
 
 
 def built(folder: Path, text: str, **arguments) -> Path:
@@ -208,6 +217,15 @@ def test_every_row_read_is_in_train_heldout_rl_or_ledger_once(laboratory, varian
     assert found.total() == ROWS_READ == manifest(folder)["rows"]["read"]
 
 
+def test_check_accepts_every_variant(laboratory):
+    for variant in VARIANTS:
+        counts = check_dataset(laboratory / variant)
+        rows = manifest(laboratory / variant)["rows"]
+        assert {name: counts[name] for name in ("train", "heldout", "rl")} == {
+            name: rows[name] for name in ("train", "heldout", "rl")
+        }
+
+
 def test_ledger_names_step_reason_and_the_trace_that_was_taken_instead(laboratory):
     for variant in VARIANTS:
         ledger = parquet(laboratory / variant / "ledger.parquet")
@@ -240,6 +258,20 @@ def test_a_token_budget_of_small_pieces_is_met_if_and_only_if_there_are_tokens_e
     else:
         assert abs(sum(lengths[example.id] for example in taken) - tokens) <= 0.01 * tokens
         assert len({example.id for example in taken}) == len(taken)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "taken"),
+    [([60, 45, 40, 9], [0, 2]), ([60, 41], [0, 1]), ([60, 39], [0, 1]), ([60, 42], None), ([60, 38], None), ([], None)],
+)
+def test_a_piece_that_would_break_a_token_budget_of_100_is_passed_over(lengths, taken):
+    examples = [Example(str(index), Problem(str(index), "?", "0", "x"), "0") for index in range(len(lengths))]
+    known = dict(zip([example.id for example in examples], lengths, strict=True))
+    if taken is None:
+        with pytest.raises(CheckFailed, match="100 tokens cannot be met within 1 %"):
+            within_budget(examples, Budget(tokens=100), known)
+    else:
+        assert within_budget(examples, Budget(tokens=100), known) == [examples[index] for index in taken]
 
 
 def test_length_mixes_choose_traces_of_the_same_problems(laboratory):
@@ -312,14 +344,20 @@ def test_injected_traces_verify_and_leave_the_questions_alone(laboratory):
     assert abs(touched - 75) < 5 * (150 * 0.25) ** 0.5  # a share of one half, within five standard errors
 
 
-def test_recorded_spans_lie_where_they_say(laboratory):
+def test_recorded_spans_are_whole_behaviours_and_nothing_else_in_a_trace_is_one(laboratory):
     seen = set()
     for row in jsonl(laboratory / "bridge/train.jsonl"):
         tokens, inside = solution(row).split(), set()
+        statements = re.findall(r"[a-t] = [a-t\d]+(?: [+-] [a-t\d]+)*(?= [a-t?])", question(row))
         for span in row["meta"]["spans"]:
-            part = tokens[span["start"] : span["end"]]
-            marks = [mark for mark in part if mark in set().union(*MARKS.values())]
-            assert len(marks) == 1 and marks[0] in MARKS[span["behavior"]]
+            text = " ".join(tokens[span["start"] : span["end"]])
+            found = re.fullmatch(SPANS[span["behavior"]], text)
+            assert found, text
+            parts = {name: part for name, part in found.groupdict().items() if part}
+            assert parts.get("statement") in (None, *statements)
+            for expression, result in (("again", "value"), ("sum", "result"), ("redone", "right")):
+                assert expression not in parts or eval(parts[expression]) == int(parts[result])
+            assert "slip" not in parts or parts["slip"] != parts["right"]
             assert not inside & set(range(span["start"], span["end"]))
             inside |= set(range(span["start"], span["end"]))
             seen.add(span["behavior"])
@@ -436,14 +474,26 @@ def test_the_best_constant_answer_scores_near_chance(kept_apart):
 
 
 def test_no_problem_of_a_dataset_is_one_of_the_tuning_signal_or_outcome_problems(laboratory, kept_apart):
-    """Up to renaming of the letters."""
+    """Up to renaming of the letters; and never will be, since each split draws from hash buckets of its own."""
     train = [question(row) for variant in VARIANTS for row in jsonl(laboratory / variant / "train.jsonl")]
     aside = [question(row) for name in ("heldout", "rl") for row in parquet(laboratory / f"short/{name}.parquet")]
     sets = {"dataset": {renamed(prompt) for prompt in train + aside}}
     sets |= {split: {renamed(problem.prompt) for problem in problems} for split, problems in kept_apart.items()}
     assert all(len(found) > 200 for found in sets.values())
+    buckets = [bucket for span in arithmetic.SPLITS.values() for bucket in span]
+    assert sorted(buckets) == list(range(arithmetic.BUCKETS))
+    for split, problems in kept_apart.items():
+        assert all(arithmetic.bucket(parse_statements(problem.prompt)) in arithmetic.SPLITS[split] for problem in problems)
     names = list(sets)
     assert not any(sets[one] & sets[other] for index, one in enumerate(names) for other in names[index + 1 :])
+
+
+def test_the_reference_of_a_gsm8k_row_follows_its_last_hashes(tmp_path):
+    answer = "First I wrote #### 3, but 2 + 2 = <<2+2=4>>4.\n#### 4"
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "What is 2 + 2?", "answer": answer}) + "\n")
+    folder = built(tmp_path, "name: x\nsources: [{path: rows.jsonl}]\n")
+    (row,) = jsonl(folder / "train.jsonl")
+    assert (question(row), solution(row), row["meta"]["ground_truth"]) == ("What is 2 + 2?", answer, "4")
 
 
 @pytest.mark.parametrize(("file", "count"), [("gsm8k/train.jsonl", 7473), ("gsm8k/test.jsonl", 1319)])

@@ -6,7 +6,6 @@ with traces in all styles, a few of whose steps go wrong and are carried on. The
 
 import math
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from transformers import LlamaForCausalLM
 
 from curate.arithmetic import LETTERS, draw_graph, statement_words
 from curate.behaviors import ALL_BEHAVIORS, BEHAVIORS, LARGEST_VALUE, Injection, write_trace
-from curate.files import atomic_folder, content_hash
+from curate.errors import OutputExists
+from curate.files import content_hash
 from curate.graphs import Graph, evaluate
 from train import checkpoints, tiny
 from train.batches import TokenSequence, collate, group_by_length
@@ -57,6 +57,8 @@ Progress = Callable[[int, int, dict[str, float]], None]
 def main(config: BaseConfig, progress: Progress = lambda *_: None) -> RunFolder:
     """Pre-train, keep the model in fp16 under its run folder (and `output`), return the folder."""
     home = workspace(config.home)
+    if config.output and config.output.exists():
+        raise OutputExists(f"{config.output} exists already; remove it or choose another output")
     began = time.perf_counter()
     unfinished = home / "runs" / f".base-{content_hash(config.science())}.pt"
     llama, counters = pretrain(config, unfinished, progress)
@@ -70,8 +72,7 @@ def main(config: BaseConfig, progress: Progress = lambda *_: None) -> RunFolder:
         run.config = {**config.science(), "folder": str(record.checkpoint(run.steps).resolve())}
         record.start(run)
         for target in filter(None, (record.checkpoint(run.steps), config.output)):
-            with atomic_folder(target, force=True) as partial:
-                shutil.copytree(folder, partial, dirs_exist_ok=True)
+            checkpoints.save(llama, tiny.tokenizer(), target)
         record.finish(run, "done")
     unfinished.unlink(missing_ok=True)
     return record

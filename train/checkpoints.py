@@ -6,8 +6,12 @@ A reference is a run id, `run_id@step`, a Hugging Face folder, or the name of a 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,6 +114,9 @@ def _record_base(home: Path, folder: Path) -> Checkpoint:
         record.start(run)
         record.finish(run, "done")
     run = record.run
+    if not _base_folder(run).exists():  # the model or the workspace has moved
+        run.config["folder"] = str(folder.resolve())
+        record.write(run)
     return Checkpoint(CheckpointId(identifier, run.steps), folder, run)
 
 
@@ -119,11 +126,31 @@ def load(folder: Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrained
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    return model.to(device), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model.to(torch.device(device)), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write an ordinary Hugging Face folder, whole or not at all."""
-    with atomic_folder(folder, force=True) as partial:
+    remove_partials(folder)
+    with atomic_folder(folder, force=True) as partial, plain_os_errors(folder):
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+
+
+def remove_partials(path: Path) -> None:
+    """Remove what a killed writer of `path` left beside it."""
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+@contextlib.contextmanager
+def plain_os_errors(path: Path) -> Iterator[None]:
+    """A full disk is an OSError, whichever error of their own torch, safetensors and tokenizers make of it."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        raise

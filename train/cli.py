@@ -87,8 +87,8 @@ def _quiet_libraries() -> None:
     """Turn off the progress bars of transformers; ours is enough."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 @app.command()

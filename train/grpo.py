@@ -28,9 +28,9 @@ from train.batches import group_by_length
 from train.configs import GrpoConfig
 from train.datasets import open_problems
 from train.identity import grpo_run
-from train.loop import TrainingState, adamw, optimizer_step
+from train.loop import TrainingState, adamw, optimizer_step, stop_diverged
 from train.loss import group_advantages, policy_loss, token_logprobs
-from train.records import Run, RunFolder, workspace
+from train.records import RunFolder, workspace
 from train.rewards import accuracy_reward
 from train.sampling import Rollouts, Sampler, make_sampler
 
@@ -73,15 +73,15 @@ def main(config: GrpoConfig, progress: Progress = lambda *_: None) -> RunFolder:
     for step in range(counters["step"], config.steps):
         began = time.perf_counter()
         chosen = order[step * config.problems : (step + 1) * config.problems]
-        rollouts = _sample(sampler, [prompts[problem.id] for problem in chosen], config, step)
-        sampled = time.perf_counter()
-        rewards = _rewards(rollouts, chosen, tokenizer, config)
-        batch = _gradient_rows(rollouts, rewards, [prompts[problem.id] for problem in chosen], config)
         rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
         try:
+            rollouts = _sample(sampler, [prompts[problem.id] for problem in chosen], config, step)
+            sampled = time.perf_counter()
+            rewards = _rewards(rollouts, chosen, tokenizer, config)
+            batch = _gradient_rows(rollouts, rewards, [prompts[problem.id] for problem in chosen], config)
             learned = _update(model, optimizer, batch, rate, reference, rendering.pad_id(tokenizer), config)
         except CheckFailed as error:
-            _stop(record, run, state, step, error)
+            stop_diverged(record, run, state, tokenizer, step, error)
         ended = time.perf_counter()
         counters["step"] = step + 1
         counters["tokens"] += int(rollouts.lengths.sum())
@@ -229,10 +229,3 @@ def _health(rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:
         "mean_tokens": float(rollouts.lengths.float().mean()),
         "truncated_share": float((~rollouts.finished).float().mean()),
     }
-
-
-def _stop(record: RunFolder, run: Run, state: TrainingState, step: int, error: CheckFailed) -> None:
-    """Mark a diverged run failed; its last saved state stays for whoever looks into it."""
-    run.steps = step
-    record.finish(run, "failed")
-    raise CheckFailed(f"run {run.run_id} stopped after step {step}: {error}; last state: {state.path}") from error

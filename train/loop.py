@@ -4,14 +4,17 @@ import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from curate.errors import CheckFailed
 from curate.files import atomic_file
+from train import checkpoints
+from train.checkpoints import plain_os_errors, remove_partials
+from train.records import Run, RunFolder
 
 
 def adamw(model: PreTrainedModel, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
@@ -43,7 +46,7 @@ def optimizer_step(
         total += loss.item()
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip))
     if not (math.isfinite(total) and math.isfinite(norm)):
-        raise CheckFailed(f"loss {total}, gradient norm {norm}: training diverged; lower the learning rate")
+        raise CheckFailed(f"loss {total}, gradient norm {norm}: training diverged")
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
@@ -59,6 +62,7 @@ class TrainingState:
 
     def restore(self) -> dict[str, Any]:
         """Load what a killed run left; returns its counters, {"step": 0, ...} for a fresh start."""
+        remove_partials(self.path)
         if not self.path.exists():
             return {"step": 0, "tokens": 0, "seconds": 0.0}
         state = torch.load(self.path, weights_only=True)
@@ -73,10 +77,29 @@ class TrainingState:
             return
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         state = {"model": self.model.state_dict(), "optimizers": optimizers, "counters": counters}
-        with atomic_file(self.path) as partial:
-            torch.save(state, partial)
+        with atomic_file(self.path) as partial, plain_os_errors(self.path), partial.open("wb") as handle:
+            torch.save(state, handle)
         self.saved_at = time.monotonic()
 
     def drop(self) -> None:
         """Remove the state: the run is done."""
         self.path.unlink(missing_ok=True)
+
+
+def stop_diverged(
+    record: RunFolder,
+    run: Run,
+    state: TrainingState,
+    tokenizer: PreTrainedTokenizerBase,
+    step: int,
+    error: CheckFailed,
+) -> NoReturn:
+    """Keep the last weights of a run that diverged, mark it failed, and say so."""
+    run.steps = step
+    checkpoints.save(state.model, tokenizer, record.checkpoint(step))
+    record.finish(run, "failed")
+    state.drop()
+    raise CheckFailed(
+        f"run {run.run_id} stopped after step {step}: {error}; the weights of that step are kept in "
+        f"{record.checkpoint(step)}; lower learning_rate (now {run.config['learning_rate']})"
+    ) from error

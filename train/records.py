@@ -133,13 +133,15 @@ class RunFolder:
         """Write run.json for a run that begins, or goes on after a kill: then its creation time stays."""
         run.versions, run.commit, run.hardware = versions(), commit(), hardware()
         run.created_at = self.run.created_at if (self.path / "run.json").exists() else now()
-        write_json(self.path / "run.json", run.__dict__)
-        for name in ("metrics.jsonl", "losses.jsonl", "signals.jsonl"):
-            _drop_torn_line(self.path / name)
+        self.write(run)
 
     def finish(self, run: Run, status: str) -> None:
         """Write run.json with its final status."""
         run.status, run.finished_at = status, now()
+        self.write(run)
+
+    def write(self, run: Run) -> None:
+        """Write run.json as it is."""
         write_json(self.path / "run.json", run.__dict__)
 
     def checkpoint(self, step: int) -> Path:
@@ -168,6 +170,7 @@ class RunFolder:
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(self.path / name)
         with (self.path / name).open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(row, allow_nan=False) + "\n")
 
@@ -190,13 +193,14 @@ class RunFolder:
 
 
 def _drop_torn_line(path: Path) -> None:
-    """A killed writer can leave half a line; later lines must not be glued to it."""
-    if not path.exists():
+    """A killed writer or a full disk can leave half a line; later lines must not be glued to it."""
+    if not path.exists() or path.stat().st_size == 0:
         return
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with path.open("r+b") as handle:
-            handle.truncate(content.rfind(b"\n") + 1)
+    with path.open("r+b") as handle:
+        handle.seek(-1, os.SEEK_END)
+        if handle.read() != b"\n":
+            handle.seek(0)
+            handle.truncate(handle.read().rfind(b"\n") + 1)
 
 
 def now() -> str:

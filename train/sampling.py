@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from curate.errors import UsageError
+from curate.errors import CheckFailed, UsageError
 from train import rendering
 from train.llama import GroupIndex, LlamaDecoder
 
@@ -72,7 +72,7 @@ class NativeSampler:
             for start in range(0, len(order), at_once):
                 chunk = [prompts[index] for index in order[start : start + at_once]]
                 parts.append(self._decode(decoder, chunk, group_size, max_tokens, temperature, generator))
-            return _in_order(parts, order, group_size, self.pad)
+            return _checked(_in_order(parts, order, group_size, self.pad))
 
     def _decode(
         self,
@@ -219,8 +219,9 @@ class TransformersSampler:
                 pad_token_id=self.pad,
                 return_dict_in_generate=True,
                 output_logits=True,
+                remove_invalid_values=True,  # for `_checked` to see them, where multinomial would raise
             )
-        return self._rollouts(output.sequences[:, width:], torch.stack(output.logits, 1), temperature)
+        return _checked(self._rollouts(output.sequences[:, width:], torch.stack(output.logits, 1), temperature))
 
     def _rollouts(self, tokens: Tensor, logits: Tensor, temperature: float) -> Rollouts:
         """Read lengths, log-probabilities and entropies off what was written, (B, T) and (B, T, V)."""
@@ -232,6 +233,13 @@ class TransformersSampler:
         chosen = logprobs.gather(2, tokens[..., None])[..., 0]
         entropies = (torch.special.entr(logprobs.exp()).sum(-1) * mask).sum(1) / lengths
         return Rollouts(tokens, lengths, finished, torch.where(mask, chosen, 0.0), entropies)
+
+
+def _checked(rollouts: Rollouts) -> Rollouts:
+    """Refuse what a model of broken weights wrote."""
+    if not bool(rollouts.logprobs.isfinite().all() and rollouts.entropies.isfinite().all()):
+        raise CheckFailed("the model's next-token probabilities are not finite: its training diverged")
+    return rollouts
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from curate.errors import CheckFailed, InputError
 from train import checkpoints, rendering
@@ -13,9 +13,9 @@ from train.batches import IGNORE, TokenSequence, collate, group_by_length
 from train.configs import SftConfig
 from train.datasets import open_dataset
 from train.identity import sft_run
-from train.loop import TrainingState, adamw, optimizer_step, warmup_cosine
+from train.loop import TrainingState, adamw, optimizer_step, stop_diverged, warmup_cosine
 from train.loss import sft_loss
-from train.records import Run, RunFolder, workspace
+from train.records import RunFolder, workspace
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -45,8 +45,8 @@ def main(config: SftConfig, progress: Progress = lambda *_: None) -> RunFolder:
         losses = _micro_losses(model, batch, counted, pad, config)
         try:
             loss, norm = optimizer_step(model, optimizer, losses, rate, config.max_grad_norm)
-        except CheckFailed:
-            return _stop(record, run, state, model, tokenizer, step)
+        except CheckFailed as error:
+            stop_diverged(record, run, state, tokenizer, step, error)
         counters["step"] = step + 1
         counters["tokens"] += counted
         counters["seconds"] += time.perf_counter() - began
@@ -80,17 +80,3 @@ def _micro_losses(
         ids, labels = micro.ids.to(config.device), micro.labels.to(config.device)
         share = int((labels[:, 1:] != IGNORE).sum()) / counted
         yield sft_loss(model(ids, use_cache=False).logits, labels) * share
-
-
-def _stop(
-    record: RunFolder, run: Run, state: TrainingState, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: int
-) -> RunFolder:
-    """Keep the last good weights of a run that diverged, mark it failed, and say so."""
-    run.steps = step
-    checkpoints.save(model, tokenizer, record.checkpoint(step))
-    record.finish(run, "failed")
-    state.drop()
-    raise CheckFailed(
-        f"run {run.run_id} diverged after step {step}; the weights of that step are kept in "
-        f"{record.checkpoint(step)}; lower learning_rate (now {run.config['learning_rate']})"
-    )

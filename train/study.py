@@ -4,17 +4,20 @@ A *chain* is one checkpoint's way through the stages: sft -> signals -> grpo (pe
 independent, so workers take one each, and a study that was killed goes on where it stood.
 """
 
+import difflib
 import itertools
 import multiprocessing
 import os
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +27,7 @@ from pydantic import Field
 from curate.build import build
 from curate.config import Config, check_config, read_yaml, set_key
 from curate.errors import CheckFailed, ForerunError, InputError, UsageError
-from curate.files import content_hash, write_json, write_text
+from curate.files import content_hash, read_json, write_json, write_text
 from curate.recipe import load_recipe
 from train import checkpoints
 from train.configs import EvaluateConfig, GrpoConfig, ProblemSet, SftConfig
@@ -52,7 +55,7 @@ class Measurements(Config):
     signals: ProblemSet
     outcome: ProblemSet
     heldout: tuple[Literal["shared", "own", "style_free", "result_tokens"], ...] = ("shared", "own")
-    temperature: float = 1.0
+    temperature: float = Field(1.0, ge=0)
     max_tokens: int = Field(120, ge=1)
     seed: int = 0
 
@@ -88,6 +91,11 @@ class Cell:
     overrides: dict[str, Any]
     data_seed: int
     sft_seed: int
+
+    @property
+    def name(self) -> str:
+        """Everything but the seeds."""
+        return content_hash([self.base, self.variant, self.overrides])
 
     @property
     def label(self) -> str:
@@ -146,8 +154,10 @@ def run_study(
     chosen = _stages(config, stages)
     study = _Study(config, chosen)
     cells = _sharded(list(plan(config)), shard)
+    for cell in cells:
+        study.check(cell)
     progress = Progress(_counts(cells, config, chosen), silent, workers)
-    summary = {"name": config.name, "cells": len({c.label for c in cells}), "checkpoints": len(cells), **progress.total}
+    summary = {"name": config.name, "cells": len({cell.name for cell in cells}), "checkpoints": len(cells), **progress.total}
     if not silent:
         counts = ", ".join(f"{count} {stage}" for stage, count in progress.total.items())
         print(f"study {config.name}: {len(cells)} checkpoints; {counts}; about {progress.left() / 60:.0f} min", file=sys.stderr)
@@ -194,6 +204,8 @@ def plan(config: StudyConfig) -> Iterator[Cell]:
     grid = {"variant": variants, **config.grid}
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     points += [{"variant": variants[0], **extra} for extra in config.include]
+    for rule in (config.grid, *config.include, *config.exclude):
+        _check_keys(rule)
     unknown = [point["variant"] for point in points if point["variant"] not in variants]
     if unknown:
         raise UsageError(f"variant {unknown[0]!r}: the recipe {config.recipe} has {', '.join(variants)}")
@@ -201,6 +213,17 @@ def plan(config: StudyConfig) -> Iterator[Cell]:
     for data_seed, sft_seed, base, point in itertools.product(config.seeds.data, config.seeds.sft, config.bases, kept):
         overrides = {key: value for key, value in point.items() if key != "variant"}
         yield Cell(base, point["variant"], overrides, data_seed, sft_seed)
+
+
+def _check_keys(rule: dict[str, Any]) -> None:
+    """A misspelt key would otherwise exclude nothing, or be found only once its cell is run."""
+    stages: dict[str, type[Config]] = {"sft": SftConfig, "grpo": GrpoConfig}
+    known = ["variant", *(f"{stage}.{name}" for stage, settings in stages.items() for name in settings.model_fields)]
+    for key in rule:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UsageError(f"key {key!r}: expected variant, sft.<setting> or grpo.<setting>{hint}")
 
 
 def _agrees(point: dict[str, Any], rule: dict[str, Any]) -> bool:
@@ -256,7 +279,10 @@ class _Study:
         self.config, self.stages = config, stages
         self.home = workspace(config.home)
         self.jobs = self.home / "studies" / config.name
-        self.children: set[Any] = set()
+        self.children: set[BaseProcess] = set()
+        self.stopping = False
+        self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        """One a run or evaluation: two cells that differ in RL settings alone share their SFT run."""
         self.processes = _process_context()
         self.bases = {name: checkpoints.resolve(name, self.home) for name in config.bases}
 
@@ -267,17 +293,30 @@ class _Study:
     def build(self, seed: int, progress: Progress) -> None:
         """Build the recipe's datasets for one data seed."""
         folder, label = self.datasets(seed), f"data {seed}"
+        recipe, built_from = read_yaml(self.config.recipe), self.jobs / f"recipe-seed{seed}.json"
         if folder.exists():
+            if built_from.exists() and read_json(built_from) != recipe:
+                raise InputError(f"{folder} was built before {self.config.recipe} changed; remove it or rename the study")
             progress.report("build", label, None)
             return
         began = time.monotonic()
         build(load_recipe(self.config.recipe, seed=seed), folder)
+        write_json(built_from, recipe)
         progress.report("build", label, time.monotonic() - began)
+
+    def check(self, cell: Cell) -> None:
+        """Check the settings of a cell before anything is run.
+
+        Raises:
+            UsageError: an unknown setting, or a value that it cannot have.
+        """
+        self._sft_config(cell, Path("dataset"))
+        self._grpo_config(cell, "model", Path("dataset"), 0)
 
     def measure_base(self, base: str) -> None:
         """Sample the signal problems from a base model: what SFT adds or takes is judged against it."""
         settings = self._evaluate_config("signals", self.bases[base].id.run_id, None)
-        self._evaluate_once("signals", settings, base)
+        self._evaluate_once("signals", settings)
 
     def chain(self, cell: Cell, progress: Progress) -> None:
         """Take one checkpoint through the chosen stages.
@@ -313,10 +352,10 @@ class _Study:
         return check_config(_overridden(data, cell, "grpo", self.home, seed), GrpoConfig, origin="grpo")
 
     def _train(self, stage: str, config: SftConfig | GrpoConfig, run: Run, cell: Cell, progress: Progress) -> None:
-        if RunFolder.of(self.home, run.run_id).is_done:
-            progress.report(stage, cell.label, None)
-            return
-        progress.report(stage, cell.label, self._stage(stage, run.run_id, config.model_dump(mode="json"), cell.label))
+        with self.locks[run.run_id]:
+            done = RunFolder.of(self.home, run.run_id).is_done
+            took = None if done else self._stage(stage, run.run_id, config.model_dump(mode="json"))
+        progress.report(stage, cell.label, took)
 
     def _measure(
         self, purpose: str, run_id: str, cell: Cell, progress: Progress, dataset: Path | None, before: str | None = None
@@ -324,19 +363,20 @@ class _Study:
         """Signals of an SFT checkpoint; or the outcome of an RL run and, on the same problems, of its start."""
         seconds = None
         for target in filter(None, (before, run_id)):
-            took = self._evaluate_once(purpose, self._evaluate_config(purpose, target, dataset), cell.label)
+            took = self._evaluate_once(purpose, self._evaluate_config(purpose, target, dataset))
             seconds = took if seconds is None else seconds + (took or 0.0)
         progress.report(purpose, cell.label, seconds)
 
-    def _evaluate_once(self, purpose: str, config: EvaluateConfig, label: str) -> float | None:
+    def _evaluate_once(self, purpose: str, config: EvaluateConfig) -> float | None:
         """Seconds of the evaluation, None if it was done before."""
         settings = config.model_dump(mode="json")
         marker = self.jobs / "done" / f"{purpose}-{content_hash(settings)}.json"
-        if marker.exists():
-            return None
-        took = self._stage("evaluate", f"{purpose}-{config.model}", settings, label)
-        write_json(marker, {"run_id": config.model, "seconds": took})
-        return took
+        with self.locks[marker.name]:
+            if marker.exists() and any(RunFolder.of(self.home, config.model).path.glob("evaluations/*.parquet")):
+                return None
+            took = self._stage("evaluate", f"{purpose}-{config.model}", settings)
+            write_json(marker, {"run_id": config.model, "seconds": took})
+            return took
 
     def _evaluate_config(self, purpose: str, run_id: str, dataset: Path | None) -> EvaluateConfig:
         wanted = self.config.evaluate
@@ -352,7 +392,7 @@ class _Study:
             seed=wanted.seed,
         )
 
-    def _stage(self, stage: str, name: str, settings: dict[str, Any], label: str) -> float:
+    def _stage(self, stage: str, name: str, settings: dict[str, Any]) -> float:
         """Write the stage's config file and run it in a process of its own; returns seconds."""
         write_text(self.jobs / "configs" / f"{stage}-{name}.yaml", yaml.safe_dump(settings, sort_keys=False))
         began = time.monotonic()
@@ -360,16 +400,29 @@ class _Study:
         process = self.processes.Process(target=run_stage, args=(stage, settings, sender))
         process.start()
         sender.close()
-        self.children.add(process)
-        message = _received(receiver)
-        process.join()
-        self.children.discard(process)
+        message = self._ended(process, receiver)
         if process.exitcode:
             raise InputError(f"train {stage} ended with code {process.exitcode}: {message or 'no message; was it killed?'}")
         return time.monotonic() - began
 
+    def _ended(self, process: BaseProcess, receiver: Connection) -> str:
+        """Wait for a stage's process and what it says; if this one is told to end, so is the stage."""
+        self.children.add(process)
+        try:
+            if self.stopping:
+                process.terminate()
+            message = _received(receiver)
+            process.join()
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            self.children.discard(process)
+        return message
+
     def kill_children(self) -> None:
-        """End the stages under way; each leaves a state to go on from."""
+        """End the stages under way, and those that a worker is about to start; each leaves a state to go on from."""
+        self.stopping = True
         for child in list(self.children):
             child.terminate()
 
@@ -391,12 +444,13 @@ def run_stage(stage: str, settings: dict[str, Any], sender: Connection) -> None:
     except ForerunError as error:
         sender.send(str(error))
         sys.exit(error.exit_code)
+    except Exception as error:
+        sender.send(f"{type(error).__name__}: {error}")
+        raise
 
 
 def _overridden(data: dict[str, Any], cell: Cell, stage: str, home: Path, seed: int) -> dict[str, Any]:
     for key, value in cell.overrides.items():
-        if key.partition(".")[0] not in ("sft", "grpo"):
-            raise UsageError(f"grid key {key!r}: expected variant, sft.<setting> or grpo.<setting>")
         if key.startswith(f"{stage}."):
             data = set_key(data, key, value)
     settings: dict[str, Any] = data[stage]
