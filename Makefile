@@ -16,14 +16,15 @@ help: ## Show the targets
 setup: $(READY) ## Make .venv with the pinned packages
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Forerun needs Python 3.11 or newer; set PYTHON=python3.11")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt torch -e '.[train,dev]'
-	touch $(READY)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Forerun needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	@echo "Installing the pinned packages into .venv, a few minutes ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --upgrade pip > .venv/install.log 2>&1 || { cat .venv/install.log; exit 1; }
+	@$(BIN)/pip install --constraint constraints.txt torch -e '.[train,dev]' > .venv/install.log 2>&1 || { cat .venv/install.log; exit 1; }
+	@touch $(READY)
 
 demo: $(READY) ## Forecast the RL outcome of fresh checkpoints, run the RL, compare (SEED=0, WORKERS=2)
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh configs/demo.sh $(HOME_DIR) $(SEED) $(WORKERS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh configs/demo.sh $(HOME_DIR) $(SEED) $(WORKERS)
 
 test: $(READY) ## The tests, under 10 minutes
 	$(BIN)/python -m pytest -m "not slow"

@@ -104,21 +104,30 @@ def sql(
     elif form == "json":
         import json
 
-        print(json.dumps(_plain(frame), allow_nan=False, default=str))
+        print(json.dumps(_plain(frame), allow_nan=False))
     else:
         print(frame.write_csv() if form == "csv" else _shown(frame), end="" if form == "csv" else "\n")
 
 
 def _plain(frame: "pl.DataFrame") -> list[dict[str, Any]]:
     """Rows as JSON values; NaN and infinities become null."""
+    rows: list[dict[str, Any]] = [_plain_value(row) for row in frame.to_dicts()]
+    return rows
+
+
+def _plain_value(value: Any) -> Any:
     import math
+    from decimal import Decimal
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, float):
-            return value if math.isfinite(value) else None
-        return value if isinstance(value, (str, int, bool, list, dict, type(None))) else str(value)
-
-    return [{name: plain(value) for name, value in row.items()} for row in frame.to_dicts()]
+    if isinstance(value, dict):
+        return {name: _plain_value(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_plain_value(part) for part in value]
+    if isinstance(value, Decimal):  # what DuckDB makes of 1.5 and of the sum of a whole column
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, type(None))) else str(value)
 
 
 def _shown(frame: "pl.DataFrame") -> str:
@@ -199,14 +208,14 @@ def rank(
 ) -> None:
     """Forecast the rows without an outcome, best first, and write the forecast down."""
     from curate.files import write_json
-    from predict.features import as_fractions
+    from predict.features import as_fractions, with_ids
     from predict.forecasting import Forecaster
     from predict.scoring import best_predictor
 
-    runs = _runs(csv, home, rl_recipe)
+    runs = with_ids(_runs(csv, home, rl_recipe))
     chosen = predictor or best_predictor(runs, outcome=outcome, group=group, seed=seed, percent=percent or ())
     forecaster = Forecaster(chosen, outcome=outcome, group=group, seed=seed)
-    runs, notes = as_fractions(runs, [*forecaster.predictor.features, outcome], percent or ())
+    runs, notes = as_fractions(runs, [*forecaster.predictor.numeric, outcome], percent or ())
     forecast = forecaster.fit(runs).forecast(runs.filter(runs[outcome].is_null()))
     document = {**forecast.to_dict(), "notes": [*notes, *forecast.notes]}
     path = _workspace(home) / "forecasts" / f"{document['forecast_id']}.json"

@@ -93,6 +93,12 @@ def names(runs: pl.DataFrame) -> dict[str, str]:
     }
 
 
+def with_ids(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows with a text column `id`: their own, else their number, from 1."""
+    named = frame if "id" in frame.columns else frame.with_row_index("id", offset=1)
+    return named.with_columns(pl.col("id").cast(pl.String))
+
+
 def read_table(path: Path) -> pl.DataFrame:
     """A spreadsheet of runs, CSV or Parquet.
 
@@ -104,36 +110,48 @@ def read_table(path: Path) -> pl.DataFrame:
     if path.is_dir():
         raise InputError(f"{path}: expected a CSV or Parquet file, came a folder")
     try:
-        if path.suffix == ".parquet":
-            frame = pl.read_parquet(path)
-        else:
-            frame = pl.read_csv(path, infer_schema_length=None, null_values=["", "NA", "null"])
-    except pl.exceptions.NoDataError:
-        raise InputError(f"{path}: the file is empty; expected a header line and one line a run") from None
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable table ({_line_of(path, error)})") from None
+        frame = pl.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from None
     if not len(frame):
         raise InputError(f"{path}: the table has a header but no rows")
     return frame
 
 
-def _line_of(path: Path, error: Exception) -> str:
-    """The first line whose number of fields differs from the header's, else what the reader said."""
+def _read_csv(path: Path) -> pl.DataFrame:
+    """Spaces around a cell are none of it: Polars would take its column for text."""
+    _check_lines(path)
+    frame = pl.read_csv(path, infer_schema_length=None, null_values=["", "NA", "null"]).rename(str.strip)
+    for name in frame.select(pl.col(pl.String)).columns:
+        cells = frame[name].str.strip_chars()
+        numbers = cells.cast(pl.Float64, strict=False)
+        frame = frame.with_columns(numbers if numbers.null_count() == cells.null_count() else cells)
+    return frame
+
+
+def _check_lines(path: Path) -> None:
+    """Refuse by its number a line that is no UTF-8 text or has not the header's fields: Polars would fill up a short one."""
     import csv
 
-    if path.suffix == ".parquet":
-        return str(error).splitlines()[0]
-    with path.open(encoding="utf-8", errors="replace", newline="") as handle:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
         reader = csv.reader(handle)
-        header = next(reader, [])
-        for row in reader:
-            if row and len(row) != len(header):
-                return f"line {reader.line_num}: {len(row)} fields, the header has {len(header)}"
-    return str(error).splitlines()[0]
+        try:
+            header = [name.strip() for name in next(reader, [])]
+            if not header:
+                raise InputError(f"{path}: the file is empty; expected a header line and one line a run")
+            if twice := [name for name in header if header.count(name) > 1]:
+                raise InputError(f"{path}, line 1: column {twice[0]!r} is there twice")
+            for row in reader:
+                if row and len(row) != len(header):
+                    raise InputError(f"{path}, line {reader.line_num}: {len(row)} fields, the header has {len(header)}")
+                ",".join(row).encode("utf-8")
+        except (csv.Error, UnicodeEncodeError) as error:
+            reason = "not UTF-8 text" if isinstance(error, UnicodeEncodeError) else str(error)
+            raise InputError(f"{path}, line {reader.line_num}: {reason}") from None
 
 
 def column(frame: pl.DataFrame, name: str) -> NDArray[np.float64]:
-    """A numeric column, shape (n,); nulls become NaN, which `complete_rows` finds.
+    """A numeric column, shape (n,); nulls become NaN.
 
     Raises:
         InputError: no such column (with the nearest name), not numeric, or a NaN or infinity among the values.
@@ -144,8 +162,9 @@ def column(frame: pl.DataFrame, name: str) -> NDArray[np.float64]:
         raise InputError(f"column {name!r}: the table has none of that name{hint}")
     series = frame[name]
     if not series.dtype.is_numeric() and series.dtype not in (pl.Boolean, pl.Null):
-        sample = next((value for value in series.to_list() if value is not None and not _is_number(value)), None)
-        raise InputError(f"column {name!r}: expected numbers, came {sample!r}")
+        wrong = [(row, value) for row, value in enumerate(series, start=1) if value is not None and not _is_number(value)]
+        row, value = wrong[0] if wrong else (1, series[0])
+        raise InputError(f"column {name!r}, row {row}: expected numbers, came {value!r}")
     values = series.cast(pl.Float64)
     bad = values.is_nan() | values.is_infinite()
     if bad.any():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from curate.errors import InputError, UsageError
 from curate.files import content_hash
-from predict.features import OUTCOME, as_fractions, column, same_heldout
+from predict.features import OUTCOME, as_fractions, column, same_heldout, with_ids
 from predict.intervals import clusters_of
 from predict.predictors import Predictor, parse
 
@@ -72,10 +72,10 @@ class Forecaster:
         if self.group is not None and self.group not in runs.columns:
             column(runs, self.group)
         group = self.group or ("cell" if "cell" in runs.columns else None)
-        table = _with_ids(runs)
+        table = with_ids(runs)
         runs, self.notes = as_fractions(table, [*self.predictor.numeric, self.outcome])
-        self.percent = [name for name in self.predictor.numeric if not runs[name].equals(table[name])]
         y, X = column(runs, self.outcome), self.predictor.matrix(runs)
+        self.percent = [name for name in self.predictor.numeric if not runs[name].equals(table[name])]
         known = ~np.isnan(y) & ~np.isnan(X).any(1)
         self.runs, self.X, self.y = runs.filter(pl.Series(known)), X[known], y[known]
         fewest = self.predictor.matrix(runs).shape[1] + 4
@@ -112,7 +112,7 @@ class Forecaster:
         X = self.predictor.matrix(self._in_units_of_the_runs(candidates))
         missing = np.atleast_1d(np.isnan(X).any(axis=1))
         if missing.any():
-            names = _with_ids(candidates)["id"].to_list()
+            names = with_ids(candidates)["id"].to_list()
             bad = [str(name) for name, gone in zip(names, missing, strict=True) if gone]
             raise InputError(
                 f"candidate {bad[0]} lacks a value of {', '.join(self.predictor.features)} ({len(bad)} do): measure it, or leave the row out"
@@ -146,7 +146,7 @@ class Forecaster:
         """
         if not len(candidates):
             raise InputError("no candidates: every row has an outcome already; a candidate is a row whose outcome is empty")
-        candidates = _with_ids(candidates)
+        candidates = with_ids(candidates)
         X = self._matrix(candidates)
         points, draws = self.predict(candidates), self.true_levels(X)
         (low, high), (low_50, high_50) = (self.intervals(X, level) for level in LEVELS)
@@ -233,10 +233,6 @@ def noise_variance(runs: pl.DataFrame) -> float:
     if seeds or "outcome_sampling_variance" not in runs.columns:
         return seeds  # replicate runs differ by their sampling noise too: it is in there already
     return float(runs["outcome_sampling_variance"].mean() or 0.0)  # type: ignore[arg-type]
-
-
-def _with_ids(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame if "id" in frame.columns else frame.with_row_index("id", offset=1).with_columns(pl.col("id").cast(pl.String))
 
 
 def _seconds(runs: pl.DataFrame) -> float | None:

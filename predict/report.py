@@ -90,7 +90,9 @@ def forecast_table(forecasts: pl.DataFrame) -> pl.DataFrame:
         pl.col("id").replace_strict(called, return_dtype=pl.String).alias("checkpoint"),
         pl.col("pass_at_1").alias("pass@1 after SFT"),
         pl.col("point").alias("forecast"),
-        pl.Series("90 % interval", [f"{low:.3f} .. {high:.3f}" for low, high in forecasts.select("low", "high").iter_rows()], pl.String),
+        pl.Series(
+            "90 % interval", [f"{low:.3f} .. {high:.3f}" for low, high in forecasts.select("low", "high").iter_rows()], pl.String
+        ),
         pl.col("p_best").alias("P(best)"),
         pl.col("start_pass_at_1").alias("before RL"),
         pl.col("measured").alias("after RL"),

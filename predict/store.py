@@ -146,8 +146,9 @@ def _write(path: Path, tables: Tables) -> None:
                 _fill(connection, name, schema, tables)
             connection.execute("CHECKPOINT")
     except duckdb.Error as error:
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number)) from None
         raise
     finally:
         path.with_name(f"{path.name}.wal").unlink(missing_ok=True)  # left behind where the last commit failed

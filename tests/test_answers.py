@@ -95,8 +95,7 @@ def test_a_completion_cut_at_the_limit_earns_nothing():
 @pytest.mark.parametrize("file", ["gsm8k/train.jsonl", "gsm8k/test.jsonl"])
 def test_gsm8k_reference_solutions_are_all_correct(file):
     assert all(
-        verify(row["answer"], ground_truth=row["answer"].rpartition("####")[2].strip()) is Verdict.CORRECT
-        for row in rows(file)
+        verify(row["answer"], ground_truth=row["answer"].rpartition("####")[2].strip()) is Verdict.CORRECT for row in rows(file)
     )
 
 

@@ -457,7 +457,7 @@ def kept_apart() -> dict[str, list[Problem]]:
     return {
         split: [
             problem
-            for size, span in ((400, (3, 9)), (80, (2, 6)))
+            for size, span in ((240, (3, 9)), (60, (2, 6)))
             for problem in arithmetic.problems(size=size, operations=span, split=split)
         ]
         for split in ("dev", "A", "B")
@@ -469,7 +469,7 @@ def test_the_best_constant_answer_scores_near_chance(kept_apart):
     problems = [problem for split in kept_apart.values() for problem in split]
     best = collections.Counter(problem.ground_truth for problem in problems).most_common(1)[0][0]
     verdicts = [verify(f"<think> </think> ans {best}", ground_truth=problem.ground_truth) for problem in problems]
-    assert len(problems) == 3 * 480
+    assert len(problems) == 3 * 300
     assert 0 < verdicts.count(Verdict.CORRECT) / len(problems) < 0.015
 
 

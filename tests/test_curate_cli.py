@@ -153,6 +153,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(curate, setting, s
         ("sources=[{task: arithmetic}]", "size"),
         ("sources=[{task: arithmetic, size: 3, path: x.jsonl}]", "path or a task"),
         ("sources=[{task: arithmetic, size: 3, styles: {short: .nan}}]", "styles"),
+        ("sources=[{task: arithmetic, size: 3, styles: {short: .inf}}]", "styles"),
         ("sources=[{task: arithmetic, size: 3, styles: {short: 1, long: -1}}]", "styles"),
         ("sources=[{task: arithmetic, size: 3, traces: 4}]", "traces"),
         ("sources=[{task: arithmetic, size: 3, operations: [6, 2]}]", "operations"),

@@ -26,7 +26,10 @@ def test_each_stage_has_a_config_file_that_loads(name):
 def test_recipes_and_studies_load():
     assert load_recipe(ROOT / "configs/gsm8k.yaml").variants
     assert load_recipe(ROOT / "studies/lab/recipe.yaml").variants
-    assert load_config(ROOT / "configs/demo.yaml", StudyConfig).grpo == load_config(ROOT / "studies/lab/study.yaml", StudyConfig).grpo
+    assert (
+        load_config(ROOT / "configs/demo.yaml", StudyConfig).grpo
+        == load_config(ROOT / "studies/lab/study.yaml", StudyConfig).grpo
+    )
 
 
 def commands_in(text: str) -> list[tuple[str, str, str]]:

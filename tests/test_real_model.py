@@ -33,7 +33,12 @@ def dataset(model, tmp_path_factory) -> Path:
     folder, rng = tmp_path_factory.mktemp("gsm8k"), random.Random(0)
     rows = {}
     while len(rows) < 120:
-        a, b, name, thing = rng.randint(2, 30), rng.randint(2, 30), rng.choice(["Tom", "Mia", "Sam"]), rng.choice(["apples", "pens"])
+        a, b, name, thing = (
+            rng.randint(2, 30),
+            rng.randint(2, 30),
+            rng.choice(["Tom", "Mia", "Sam"]),
+            rng.choice(["apples", "pens"]),
+        )
         question = f"{name} has {a} {thing}. {name} buys {b} more {thing}. How many {thing} does {name} have now?"
         rows[question] = f"{name} has {a}+{b}=<<{a}+{b}={a + b}>>{a + b} {thing} now.\n#### {a + b}"
     lines = (json.dumps({"question": question, "answer": answer}) for question, answer in rows.items())

@@ -363,7 +363,7 @@ def test_more_right_than_samples_is_refused(study):
         predict.ingest(study.home)
 
 
-def test_a_failed_run_has_no_outcome_and_a_collapsed_one_counts_and_is_flagged(study):
+def test_a_failed_or_unfinished_run_has_no_outcome(study):
     study.sft()
     study.rl("good", [8, 4], rl_seed=0)
     study.rl("bad", [0, 0], rl_seed=1, status="failed")
@@ -375,10 +375,16 @@ def test_a_failed_run_has_no_outcome_and_a_collapsed_one_counts_and_is_flagged(s
     assert study.sql("SELECT post_pass_at_1, half_1, half_2, post_tokens FROM rl_runs WHERE run_id = 'bad'") == [
         {"post_pass_at_1": None, "half_1": None, "half_2": None, "post_tokens": None}
     ]
-    study.rl("fell", [0, 2], rl_seed=3, status="collapsed")
+
+
+def test_a_collapsed_run_counts_and_is_flagged(study):
+    study.sft()
+    study.rl("good", [8, 4], rl_seed=0)
+    study.rl("fell", [0, 2], rl_seed=1, status="collapsed")
     row = study.checkpoint()
-    assert (row["outcome_pass_at_1"], row["n_rl_seeds"], row["collapsed"]) == (pytest.approx((0.75 + 0.125) / 2), 2, True)
-    assert row["outcome_sd"] == pytest.approx(abs(0.75 - 0.125) / 2**0.5)
+    assert (row["n_rl_seeds"], row["collapsed"]) == (2, True)
+    assert row["outcome_pass_at_1"] == pytest.approx((0.75 + 0.125) / 2)
+    assert row["outcome_sd"] == pytest.approx((0.75 - 0.125) / 2**0.5)
 
 
 def test_a_checkpoint_whose_only_rl_run_failed_is_a_candidate(study):

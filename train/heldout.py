@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from curate.arithmetic import LETTERS
 from curate.behaviors import STYLES, write_trace
-from curate.errors import InputError
+from curate.errors import CheckFailed, InputError
 from curate.examples import Example, Problem
 from curate.files import content_hash
 from curate.graphs import OPERATORS, parse_statements
@@ -32,7 +32,12 @@ MAX_LENGTH = 1 << 20
 
 
 def measure(kind: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> dict[str, Any]:
-    """One row of losses.jsonl for this kind of held-out loss."""
+    """One row of losses.jsonl for this kind of held-out loss.
+
+    Raises:
+        InputError: no held-out examples, or a kind that needs problems of the embedded task.
+        CheckFailed: the loss is not finite.
+    """
     measures: dict[str, Callable[..., dict[str, Any]]] = {
         "shared": _plain,
         "own": _plain,
@@ -44,7 +49,10 @@ def measure(kind: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         raise InputError(f"{dataset.folder}: the {kind} held-out set is empty; set heldout.examples in the recipe")
     identity = content_hash([[example.problem.prompt, example.completion] for example in examples])
     row = {"heldout": f"{dataset.recipe}/{kind}", "heldout_hash": identity, "kind": kind}
-    return {**row, **measures[kind](model, tokenizer, examples)}
+    measured = measures[kind](model, tokenizer, examples)
+    if not math.isfinite(measured["nats_per_token"]):
+        raise CheckFailed(f"the {kind} held-out loss is {measured['nats_per_token']}: the model's training diverged")
+    return {**row, **measured}
 
 
 def _plain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Example]) -> dict[str, Any]:
