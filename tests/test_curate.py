@@ -399,7 +399,7 @@ def test_each_dropped_row_has_the_reason_that_was_planted(tmp_path):
         row("What is 1 + 1?", "It is 1 + 1.\n#### 2", ground_truth="2"),
         row("what is  1 + 1?", "it is 1 + 1.\n\n#### 2", ground_truth="2"),  # the same after folding case and space
         row("What is 2 + 2?", "So #### 5", ground_truth=4),
-        row("What is 0 + 0?", "So #### 1", ground_truth=0),  # a reference of zero is a reference
+        row("What is 0 + 0?", "So #### 1", ground_truth=0, meta={"ground_truth": "1"}),  # zero is a reference
         row("What is 3 + 3?", "I do not know", meta={"ground_truth": "6"}),
         row("What is 4 + 4?", "#### 8", ground_truth="8"),
         row("What is 5 + 5?", "well " * 30 + "#### 10", ground_truth="10"),

@@ -344,17 +344,20 @@ def test_a_limit_on_file_sizes_is_one_message_and_nothing_is_left(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("arguments", [["sources"], ["sources", "--json"], ["schema"]])
-@pytest.mark.parametrize("buffered", ["", "1"])
-def test_a_full_disk_behind_stdout_is_one_message(arguments, buffered):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_stdout_is_one_message(arguments, unbuffered):
     with Path("/dev/full").open("w") as full:
-        environment = {**os.environ, "PYTHONUNBUFFERED": buffered}
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
         end = subprocess.run([CURATE, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
     assert end.returncode == 1
     assert end.stderr.startswith("error: the disk is full") and end.stderr.count("\n") == 1
 
 
-def test_a_reader_that_stops_early_is_no_error_message():
-    with subprocess.Popen([CURATE, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_stops_early_is_no_error_message(unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([CURATE, "schema"], stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 1

@@ -126,7 +126,8 @@ def load(folder: Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrained
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    return model.to(torch.device(device)), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model.to(torch.device(device))  # type: ignore[arg-type]  # its wrapper is typed wrongly
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
