@@ -354,10 +354,12 @@ def test_a_full_disk_behind_stdout_is_one_message(arguments, unbuffered):
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_stops_early_is_no_error_message(unbuffered):
+@pytest.mark.parametrize("command", ["sources", "schema"])
+def test_a_reader_that_stops_early_is_no_error_message(command, unbuffered):
+    """The first prints less than a buffer, the second more."""
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     pipe = subprocess.PIPE
-    with subprocess.Popen([CURATE, "schema"], stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+    with subprocess.Popen([CURATE, command], stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 1
