@@ -496,9 +496,9 @@ def assert_full(result: Result) -> None:
     assert result.err == f"error: {document(result)['message']}\n"
 
 
-@pytest.mark.parametrize("kilobytes", [64, 512, 4096])
+@pytest.mark.parametrize("kilobytes", [64, 4096])
 def test_a_full_disk_during_ingest_is_one_message_and_the_old_store_stays(predict, tmp_path, kilobytes):
-    """The new store does not fit, be it at its first table, a later one or the last."""
+    """The new store does not fit, be it at its first table or at a later one."""
     with small_disk(tmp_path / "disk", kilobytes) as disk:
         if kilobytes > 2048:
             (disk / "filler").write_bytes(bytes(1024 * (kilobytes - 2048)))
@@ -542,13 +542,6 @@ def test_importing_predict_is_quick_and_loads_no_heavy_library():
     took, *modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert float(took) < 0.5
     assert not {"torch", "transformers", "sklearn", "statsmodels", "scipy", "altair", "duckdb"} & set(modules)
-
-
-def test_scoring_and_forecasting_load_no_torch():
-    program = "import sys, predict; predict.score, predict.Forecaster, predict.ingest; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    assert "sklearn" in modules
-    assert not {"torch", "transformers", "vllm"} & set(modules)
 
 
 def test_help_is_quick_and_names_every_command():

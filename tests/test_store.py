@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from scipy import stats
 
 import predict
 from curate.errors import CheckFailed, InputError, OutputExists, UsageError
@@ -29,6 +31,7 @@ CONTRACT = {
     "forecasts": "forecast_id created_at predictor outcome id point low high p_best measured inside",
 }
 KEY = {"benchmark": "sums", "split": "A", "temperature": 1.0}
+REWARDS = [0.1, 0.3, 0.2, 0.5, 0.4]
 OUTCOME = {"benchmark": "sums", "split": "B", "temperature": 1.0}
 
 
@@ -104,13 +107,34 @@ def study(tmp_path) -> Study:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
-    """A store that is only read."""
+def small(tmp_path_factory) -> Study:
+    """A study that is only read: repeated and torn lines, a good, a failed and an unfinished RL run, forecasts."""
     study = Study(tmp_path_factory.mktemp("small"))
-    study.sft()
-    study.rl("rl", [4, 4])
+    folder = study.sft()
+    study.sft("untouched")
+    for step, loss in ((1, 3.0), (2, 2.0), (3, 1.5), (2, 1.75)):
+        folder.log(step, {"loss": loss})
+    for value in (0.5, 0.75, 0.5):
+        folder.signal(10, "entropy_t1", value, "m")
+        folder.loss(10, {"heldout": "h", "heldout_hash": "x", "kind": "shared", "nats_per_token": 2 * value})
+    for name in ("metrics", "losses", "signals"):
+        with (folder.path / f"{name}.jsonl").open("a") as handle:
+            handle.write('{"step": 4, "lo')
+    candidates = [
+        {"id": "sft@10", "point": 0.6, "low": 0.2, "high": 0.7},
+        {"id": "untouched@10", "point": 0.4, "low": 0.3, "high": 0.5},
+    ]
+    for name in ("outcome_pass_at_1", "outcome_pass_at_64", "another"):
+        write_forecast(study.home, name, outcome=name, candidates=candidates)
+    good = study.rl("rl", [8, 4], rl_seed=0)
+    measure(good, 2, OUTCOME, [0, 0], purpose="outcome")
+    measure(good, 5, OUTCOME, [64, 0], purpose="outcome", seed=1, n=64)
+    for step, reward in enumerate([*REWARDS, 9.0], start=1):
+        good.log(step, {"reward_mean": reward})
+    study.rl("bad", [0, 0], rl_seed=1, status="failed")
+    study.rl("going", [0, 0], rl_seed=2, status="running")
     predict.ingest(study.home)
-    return study.home
+    return study
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +188,10 @@ def test_ingest_is_idempotent(lab):
 
 
 def test_deleting_the_store_loses_nothing(small, tmp_path):
-    home = shutil.copytree(small, tmp_path / "home")
+    home = shutil.copytree(small.home, tmp_path / "home")
     (home / "runs.duckdb").unlink()
-    assert predict.ingest(home)["new_runs"] == 3
-    assert_equal_views(home, views(small, "checkpoints", "rl_runs", "curves"))
+    assert predict.ingest(home)["new_runs"] == 6
+    assert_equal_views(home, views(small.home, "checkpoints", "rl_runs", "curves", "forecasts"))
 
 
 def test_export_and_ingest_give_the_same_views(lab, tmp_path):
@@ -197,7 +221,7 @@ def test_export_over_a_folder_that_exists_is_refused_and_leaves_it(study, tmp_pa
 
 
 def test_every_view_has_the_columns_of_the_contract(small):
-    described = store.describe(small)
+    described = store.describe(small.home)
     assert set(described["view"]) == set(store.VIEWS) == set(CONTRACT)
     for name, expected in CONTRACT.items():
         assert set(expected.split()) - set(described.filter(pl.col("view") == name)["column"]) == set()
@@ -307,19 +331,10 @@ def test_a_run_held_by_two_sources_is_counted_once(study, tmp_path):
     assert_equal_views(study.home, before)
 
 
-def test_a_torn_last_line_is_forgiven_and_the_last_row_of_a_repeated_step_counts(study):
-    folder = study.sft()
-    for step, loss in ((1, 3.0), (2, 2.0), (3, 1.5), (2, 1.75)):
-        folder.log(step, {"loss": loss})
-    for value in (0.5, 0.75, 0.5):
-        folder.signal(10, "entropy_t1", value, "m")
-        folder.loss(10, {"heldout": "h", "heldout_hash": "x", "kind": "shared", "nats_per_token": 2 * value})
-    for name in ("metrics", "losses", "signals"):
-        with (folder.path / f"{name}.jsonl").open("a") as handle:
-            handle.write('{"step": 4, "lo')
-    row = study.checkpoint()
+def test_a_torn_last_line_is_forgiven_and_the_last_row_of_a_repeated_step_counts(small):
+    (row,) = small.sql("SELECT entropy_t1, gen_loss FROM checkpoints WHERE run_id = 'sft'")
     assert (row["entropy_t1"], row["gen_loss"]) == (0.5, 1.0)
-    curve = study.sql("SELECT step, value FROM curves WHERE name = 'loss' ORDER BY step")
+    curve = small.sql("SELECT step, value FROM curves WHERE name = 'loss' ORDER BY step")
     assert [(point["step"], point["value"]) for point in curve] == [(1, 3.0), (2, 1.75), (3, 1.5)]
 
 
@@ -363,18 +378,14 @@ def test_more_right_than_samples_is_refused(study):
         predict.ingest(study.home)
 
 
-def test_a_failed_or_unfinished_run_has_no_outcome(study):
-    study.sft()
-    study.rl("good", [8, 4], rl_seed=0)
-    study.rl("bad", [0, 0], rl_seed=1, status="failed")
-    study.rl("going", [0, 0], rl_seed=2, status="running")
-    row = study.checkpoint()
-    assert (row["outcome_pass_at_1"], row["n_rl_seeds"], row["collapsed"]) == (0.75, 1, False)
-    assert row["outcome_tokens"] == 20
-    assert row["outcome_sampling_variance"] == pytest.approx((0 + 0.5 * 0.5 / 7) / 4)
-    assert study.sql("SELECT post_pass_at_1, half_1, half_2, post_tokens FROM rl_runs WHERE run_id = 'bad'") == [
-        {"post_pass_at_1": None, "half_1": None, "half_2": None, "post_tokens": None}
-    ]
+def test_the_outcome_is_that_of_the_final_step_of_the_finished_runs(small):
+    """Of the good run 72 samples a problem: all and 4 right. What was counted in the failed and the unfinished run is not used."""
+    (row,) = small.sql("SELECT * FROM checkpoints WHERE run_id = 'sft'")
+    assert (row["n_rl_seeds"], row["collapsed"], row["outcome_tokens"]) == (1, False, 20)
+    assert row["outcome_pass_at_1"] == pytest.approx((1 + 4 / 72) / 2)
+    assert row["outcome_sampling_variance"] == pytest.approx(4 / 72 * 68 / 72 / 71 / 4)
+    others = small.sql("SELECT post_pass_at_1, half_1, half_2, post_tokens FROM rl_runs WHERE run_id IN ('bad', 'going')")
+    assert others == [{"post_pass_at_1": None, "half_1": None, "half_2": None, "post_tokens": None}] * 2
 
 
 def test_a_collapsed_run_counts_and_is_flagged(study):
@@ -438,22 +449,10 @@ def test_a_benchmark_that_some_checkpoints_lack_stays_out_of_the_mean(study):
     assert study.sql("SELECT DISTINCT pass_at_1 FROM checkpoints") == [{"pass_at_1": 0.5}]
 
 
-def test_the_outcome_is_that_of_the_final_step(study):
-    study.sft()
-    folder = study.rl("rl", [4, 4])
-    measure(folder, 2, OUTCOME, [8, 8], purpose="outcome")
-    assert study.checkpoint()["outcome_pass_at_1"] == pytest.approx(0.5)
-
-
-def test_early_rewards_are_the_least_squares_line_of_the_first_5_steps(study):
-    study.sft()
-    folder = study.rl("rl", [4, 4])
-    for step, reward in enumerate([0.1, 0.3, 0.2, 0.5, 0.4, 9.0], start=1):
-        folder.log(step, {"reward_mean": reward})
-    row = study.checkpoint()
-    slope = sum(x * y for x, y in zip((-2, -1, 0, 1, 2), (0.1, 0.3, 0.2, 0.5, 0.4), strict=True)) / 10
-    assert row["early_reward_slope"] == pytest.approx(slope)
-    assert row["early_reward_start"] == pytest.approx(0.3 - 2 * slope)
+def test_early_rewards_are_the_least_squares_line_of_the_first_5_steps(small):
+    (row,) = small.sql("SELECT early_reward_start, early_reward_slope FROM rl_runs WHERE run_id = 'rl'")
+    line = stats.linregress(range(5), REWARDS)
+    assert (row["early_reward_start"], row["early_reward_slope"]) == pytest.approx((line.intercept, line.slope))
 
 
 def test_loss_over_the_minimum_and_coverage_against_the_base(study):
@@ -479,7 +478,7 @@ def test_a_start_from_the_base_is_a_row_of_stage_base(study):
 
 
 def test_lineage_leads_from_an_rl_run_to_the_base(small):
-    assert store.query(small, "SELECT ancestor, depth FROM lineage WHERE run_id = 'rl' ORDER BY depth").rows() == [
+    assert store.query(small.home, "SELECT ancestor, depth FROM lineage WHERE run_id = 'rl' ORDER BY depth").rows() == [
         ("sft", 1),
         ("base", 2),
     ]
@@ -494,32 +493,17 @@ def write_forecast(home: Path, name: str, **facts) -> None:
     (home / "forecasts" / f"{name}.json").write_text(json.dumps(document))
 
 
-def test_forecasts_are_put_beside_what_happened(study):
-    study.sft()
-    study.sft("untouched")
-    candidates = [
-        {"id": "sft@10", "point": 0.6, "low": 0.5, "high": 0.7},
-        {"id": "untouched@10", "point": 0.4, "low": 0.3, "high": 0.5},
-    ]
-    write_forecast(study.home, "f1", candidates=candidates)
-    study.rl("rl", [8, 4])
-    predict.ingest(study.home)
-    rows = study.sql("SELECT id, point, measured, inside, before_rl FROM forecasts ORDER BY point DESC")
-    assert [tuple(row.values()) for row in rows] == [("sft@10", 0.6, 0.75, False, True), ("untouched@10", 0.4, None, None, None)]
+def test_forecasts_are_put_beside_what_happened(small):
+    rows = small.sql("SELECT id, measured, inside, before_rl FROM forecasts WHERE outcome = 'outcome_pass_at_1' ORDER BY id")
+    assert rows[0] == {"id": "sft@10", "measured": pytest.approx((1 + 4 / 72) / 2), "inside": True, "before_rl": True}
+    assert rows[1] == {"id": "untouched@10", "measured": None, "inside": None, "before_rl": None}
 
 
-def test_a_forecast_is_compared_with_the_outcome_that_it_forecast(study):
-    study.sft()
-    folder = study.rl("rl", [0, 0])
-    measure(folder, 5, OUTCOME, [64, 0], purpose="outcome", seed=1, n=64)
-    candidates = [{"id": "sft@10", "point": 0.5, "low": 0.4, "high": 0.6}]
-    for name in ("outcome_pass_at_1", "outcome_pass_at_64", "another"):
-        write_forecast(study.home, name, outcome=name, candidates=candidates)
-    predict.ingest(study.home)
-    rows = study.sql("SELECT outcome, measured, inside FROM forecasts ORDER BY outcome")
-    assert [row["outcome"] for row in rows] == ["another", "outcome_pass_at_1", "outcome_pass_at_64"]
-    assert [row["measured"] for row in rows] == [None, pytest.approx(64 / 72 / 2), 0.5]
-    assert [row["inside"] for row in rows] == [None, True, True]
+def test_a_forecast_is_compared_with_the_outcome_that_it_forecast(small):
+    rows = small.sql("SELECT outcome, measured, inside FROM forecasts WHERE id = 'sft@10' ORDER BY outcome")
+    at_64 = (1 + 1 - math.comb(68, 64) / math.comb(72, 64)) / 2
+    assert [row["measured"] for row in rows] == [None, pytest.approx((1 + 4 / 72) / 2), pytest.approx(at_64)]
+    assert [row["inside"] for row in rows] == [None, True, False]
 
 
 def test_a_file_that_is_no_forecast_is_refused(study):
@@ -552,17 +536,17 @@ def test_a_file_that_is_no_forecast_is_refused(study):
     ],
 )
 def test_nothing_but_one_select_over_the_store_is_done(small, tmp_path, sql):
-    before = digest(small / "runs.duckdb")
+    before = digest(small.home / "runs.duckdb")
     (tmp_path / "secret.csv").write_text("a\n1\n")
     with pytest.raises(UsageError, match="SQL"):
-        store.query(small, sql.format(out=tmp_path / "out", inside=tmp_path / "secret.csv"))
-    assert digest(small / "runs.duckdb") == before
+        store.query(small.home, sql.format(out=tmp_path / "out", inside=tmp_path / "secret.csv"))
+    assert digest(small.home / "runs.duckdb") == before
     assert not (tmp_path / "out").exists()
 
 
 def test_a_select_and_its_plan_are_shown(small):
-    assert store.query(small, "WITH a AS (SELECT 2 AS x) SELECT x + 1 AS y FROM a").rows() == [(3,)]
-    assert len(store.query(small, "EXPLAIN SELECT * FROM runs"))
+    assert store.query(small.home, "WITH a AS (SELECT 2 AS x) SELECT x + 1 AS y FROM a").rows() == [(3,)]
+    assert len(store.query(small.home, "EXPLAIN SELECT * FROM runs"))
 
 
 def test_a_store_that_is_not_there_says_how_to_make_it(tmp_path):
