@@ -263,7 +263,10 @@ def forecasts(home: Home = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def report(
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Default: <home>/report.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Default: <home>/report, which is replaced.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
     rl_recipe: Recipe = None,
     seed: Seed = 0,
     home: Home = None,
@@ -272,7 +275,8 @@ def report(
     """Write tables and figures as one HTML page."""
     from predict import report as module
 
-    facts = module.write(_workspace(home), output or _workspace(home) / "report", rl_recipe=rl_recipe, seed=seed)
+    target = output or _workspace(home) / "report"
+    facts = module.write(_workspace(home), target, force=force or output is None, rl_recipe=rl_recipe, seed=seed)
     finish(facts, as_json=as_json, text=lambda: print(f"report on {facts['runs']} RL runs: {facts['output']}"))
 
 

@@ -18,22 +18,23 @@ th:first-child,td:first-child{text-align:left;max-width:20em;overflow-wrap:anywh
 .wide{overflow-x:auto}code{background:#f3f3f3;padding:.1rem .3rem}"""
 
 
-def write(home: Path, output: Path, *, rl_recipe: str | None = None, seed: int = 0) -> dict[str, Any]:
-    """Write `index.html` and `figures/` into `output`, replacing an older report there.
+def write(home: Path, output: Path, *, force: bool = False, rl_recipe: str | None = None, seed: int = 0) -> dict[str, Any]:
+    """Write `index.html` and `figures/` into the folder `output`.
 
     Returns:
         The paths written and how many runs they show.
 
     Raises:
+        OutputExists: `output` is there and `force` is false.
         InputError: no store, or too few runs with an outcome to score anything.
     """
     runs = load(home, rl_recipe)
-    report = score(runs, seed=seed)
-    forecasts = store.query(home, "SELECT * FROM forecasts ORDER BY created_at, point DESC")
-    figures = _figures(home, runs, forecasts)
-    with atomic_folder(output, force=True) as partial:
+    with atomic_folder(output, force=force) as partial:
+        report = score(runs, seed=seed)
+        forecasts = store.query(home, "SELECT * FROM forecasts ORDER BY created_at, point DESC")
+        figures = _figures(home, runs, forecasts)
+        (partial / "figures").mkdir()
         for name, chart in figures.items():
-            (partial / "figures").mkdir(exist_ok=True)
             chart.save(str(partial / "figures" / f"{name}.svg"))
             chart.save(str(partial / "figures" / f"{name}.png"), scale_factor=2)
         write_text(partial / "index.html", _page(partial, runs, report, forecasts, list(figures)))

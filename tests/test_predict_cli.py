@@ -341,7 +341,8 @@ def test_a_wrong_checksum_is_code_4(predict, home, tmp_path):
 
 
 def test_sql_prints_a_bare_array_of_numbers_and_texts_as_json(predict, home):
-    query = "SELECT 1.5 AS a, sum(num_samples) AS b, 'x' AS c, NULL AS d, 'nan'::DOUBLE AS e, [1.5, 'inf'::DOUBLE] AS f, {'g': 2.25} AS h FROM evaluations"
+    query = """SELECT 1.5 AS a, sum(num_samples) AS b, 'x' AS c, NULL AS d, 'nan'::DOUBLE AS e, [1.5, 'inf'::DOUBLE] AS f,
+                      {'g': 2.25} AS h FROM evaluations"""
     result = predict("sql", query, "--format", "json")
     assert result.code == 0
     assert json.loads(result.out) == [
@@ -474,6 +475,16 @@ def test_report_writes_a_page_and_its_figures(predict, home):
     assert {"forecasts", "outcome-pass_at_1"} <= set(facts["figures"])
     assert "pass_at_1" in page
     assert [path.name for path in home.iterdir() if path.name.startswith(".")] == []
+
+
+def test_report_over_a_folder_of_the_users_needs_force_and_its_own_folder_does_not(predict, home, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    assert predict("report", "-o", "mine").code == 5
+    assert tree(tmp_path / "mine") == {"notes.txt": b"mine"}
+    assert [predict("report").code, predict("report").code] == [0, 0]
+    assert predict("report", "-o", "mine", "--force").code == 0
+    assert (tmp_path / "mine/index.html").exists()
 
 
 @contextlib.contextmanager

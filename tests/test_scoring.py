@@ -73,9 +73,9 @@ def r2(predicted: np.ndarray, y: np.ndarray = Y, groups: np.ndarray | None = GRO
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
     """Fewer random draws where a test makes its own report; `report` is made first, with all of them."""
-    monkeypatch.setattr(intervals, "RESAMPLES", 100)
-    monkeypatch.setattr(scoring, "CANDIDATE_SETS", 400)
-    monkeypatch.setattr(scoring, "HALF_SPLITS", 20)
+    monkeypatch.setattr(intervals, "RESAMPLES", 20)
+    monkeypatch.setattr(scoring, "CANDIDATE_SETS", 50)
+    monkeypatch.setattr(scoring, "HALF_SPLITS", 5)
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +205,9 @@ def test_regret_of_another_outcome_is_not_valued_on_the_halves_of_pass_at_1():
     assert score.top1_regret == 0
 
 
-def test_an_oracle_has_no_regret_within_noisy_halves():
+def test_an_oracle_has_no_regret_within_noisy_halves(monkeypatch):
     """The level itself as predictor: what it loses to the better of two noisy halves averages to about 0."""
+    monkeypatch.setattr(scoring, "CANDIDATE_SETS", 400)
     rng = np.random.default_rng(1)
     level, noise = rng.normal(0.5, 0.05, 60), rng.normal(0, 0.05, 60)
     runs = pl.DataFrame({"level": level, **halves_of(level, noise)})

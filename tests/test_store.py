@@ -379,7 +379,7 @@ def test_more_right_than_samples_is_refused(study):
 
 
 def test_the_outcome_is_that_of_the_final_step_of_the_finished_runs(small):
-    """Of the good run 72 samples a problem: all and 4 right. What was counted in the failed and the unfinished run is not used."""
+    """The good run has 72 samples a problem, all and 4 right; what the failed and the unfinished run counted is not used."""
     (row,) = small.sql("SELECT * FROM checkpoints WHERE run_id = 'sft'")
     assert (row["n_rl_seeds"], row["collapsed"], row["outcome_tokens"]) == (1, False, 20)
     assert row["outcome_pass_at_1"] == pytest.approx((1 + 4 / 72) / 2)
@@ -487,7 +487,8 @@ def test_lineage_leads_from_an_rl_run_to_the_base(small):
 def write_forecast(home: Path, name: str, **facts) -> None:
     document = {
         "schema_version": 1, "ok": True, "forecast_id": name, "created_at": "2020-01-01T00:00:00+00:00", "predictor": "pass_at_1",
-        "fitted_on": {"n": 9, "source": "x"}, "outcome": "outcome_pass_at_1", "target": "measured outcome", "abstentions": [], **facts,
+        "fitted_on": {"n": 9, "source": "x"}, "outcome": "outcome_pass_at_1", "target": "measured outcome",
+        "abstentions": [], **facts,
     }  # fmt: skip
     (home / "forecasts").mkdir(exist_ok=True, parents=True)
     (home / "forecasts" / f"{name}.json").write_text(json.dumps(document))
