@@ -58,7 +58,12 @@ def pass_curves(curves: pl.DataFrame) -> alt.Chart:
             x=alt.X("k:Q", title="k", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=sorted(set(curves["k"])))),
             y=alt.Y("value:Q", title="pass@k"),
             color=alt.Color("variant:N", scale=alt.Scale(range=PALETTE)),
-            strokeDash=alt.StrokeDash("when:N", title="", sort=["before RL", "after RL"], legend=alt.Legend(symbolType="stroke")),
+            strokeDash=alt.StrokeDash(
+                "when:N",
+                title="",
+                sort=["before RL", "after RL"],
+                legend=alt.Legend(symbolType="stroke", symbolStrokeColor="black", symbolSize=300),
+            ),
             tooltip=["variant", "when", "k", alt.Tooltip("value", format=".3f")],
         )
         .properties(width=WIDTH, height=HEIGHT, title="pass@k before and after RL")

@@ -14,7 +14,7 @@ from predict.scoring import Report, score
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#1a1a1a}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd}
-th:first-child,td:first-child{text-align:left;max-width:20em;overflow-wrap:anywhere}figure{display:inline-block;margin:0 1rem 1rem 0;vertical-align:top}figure svg{max-width:100%;height:auto}
+th:first-child,td:first-child{text-align:left;min-width:16em;max-width:22em;overflow-wrap:break-word}figure{display:inline-block;margin:0 1rem 1rem 0;vertical-align:top}figure svg{max-width:100%;height:auto}
 .wide{overflow-x:auto}code{background:#f3f3f3;padding:.1rem .3rem}"""
 
 
@@ -121,9 +121,7 @@ def reading(forecasts: pl.DataFrame) -> str:
 
 def _table(frame: pl.DataFrame) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in frame.columns)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) + "</tr>" for row in frame.iter_rows()
-    )
+    rows = "".join("<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in frame.iter_rows())
     return f"<div class=wide><table><tr>{head}</tr>{rows}</table></div>"
 
 
@@ -132,4 +130,6 @@ def _cell(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return html.escape(str(value)).replace(",", ",<wbr>")  # a long list of columns may wrap after its commas

@@ -190,10 +190,10 @@ def test_records_of_sampled_rows_stay_right_while_others_are_dropped(base, monke
 def test_rollouts_come_back_in_prompt_order_across_chunks(base, monkeypatch):
     model, tokenizer = base
     monkeypatch.setattr(sampling, "ROWS_AT_ONCE", 12)  # six prompts of two rows a chunk, sorted by length
-    sampler, prompts = make_sampler("native", model, tokenizer), base_prompts(tokenizer, 16)
+    sampler, prompts = make_sampler("native", model, tokenizer), base_prompts(tokenizer, 10)
     assert [len(prompt) for prompt in prompts] != sorted(len(prompt) for prompt in prompts)
-    together = sampler.sample(prompts, group_size=2, max_tokens=60, temperature=0, seed=0)
-    alone = [sampler.sample([prompt], group_size=2, max_tokens=60, temperature=0, seed=0) for prompt in prompts]
+    together = sampler.sample(prompts, group_size=2, max_tokens=40, temperature=0, seed=0)
+    alone = [sampler.sample([prompt], group_size=2, max_tokens=40, temperature=0, seed=0) for prompt in prompts]
     assert written(together) == [row for rollouts in alone for row in written(rollouts)]
     padding = ~together.mask.bool()
     assert (together.tokens[padding] == tokenizer.pad_token_id).all()

@@ -491,7 +491,7 @@ def test_a_signal_ends_with_its_code_and_the_run_goes_on_later(run, settings, tm
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train.sft", "train.grpo", "train.evaluate"])
-    config = written(tmp_path / "long.yaml", {**settings["sft"], "epochs": 60, "home": str(tmp_path / "home")})
+    config = written(tmp_path / "long.yaml", {**settings["sft"], "epochs": 30, "home": str(tmp_path / "home")})
     arguments = ["sft", str(config), "--json", "--set", "save_seconds=0"]
     process = context.Process(target=command_with_output, args=(arguments, str(tmp_path / "out")))
     process.start()
