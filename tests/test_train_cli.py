@@ -348,14 +348,10 @@ def test_an_override_beats_the_file_and_is_recorded(run, settings):
 
 @pytest.mark.parametrize("arguments", [(), ("sft",), ("study",)], ids=str)
 def test_help_is_quick_and_names_the_commands(arguments):
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        shown = subprocess.run(
-            [sys.executable, "-m", "train.cli", *arguments, "--help"], capture_output=True, text=True, check=True
-        )
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 1.0
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    shown = subprocess.run([sys.executable, "-m", "train.cli", *arguments, "--help"], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0  # of the processor: others may be busy
     for word in COMMANDS if not arguments else ("--set", "--home", "--json"):
         assert word in shown.stdout
 
