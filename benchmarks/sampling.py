@@ -1,6 +1,6 @@
 """Tokens per second of the native sampler beside `transformers.generate`: same model, prompts, rows and limit.
 
-    OMP_NUM_THREADS=1 python benchmarks/sampling.py [--model branching-s0] [--prompts 32] [--group-size 16] [--rounds 3]
+    OMP_NUM_THREADS=1 python benchmarks/sampling.py [--model l4-behaved-s0] [--prompts 32] [--group-size 16] [--rounds 3]
 
 The two take turns, so that a busy machine slows both. Tokens are those that the rollouts hold (end token included), not
 padding. Rows differ between the two, since their random numbers do; the mean length is printed so that one sees it is the same work.
@@ -50,7 +50,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", default="branching-s0", help="a shipped base or a Hugging Face folder of a Llama model")
+    parser.add_argument("--model", default="l4-behaved-s0", help="a shipped base or a Hugging Face folder of a Llama model")
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--group-size", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=120)

@@ -11,11 +11,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from curate import arithmetic
 from curate.errors import UsageError
-from train import checkpoints, rendering, sampling
+from train import attention, checkpoints, rendering, sampling
 from train.llama import LlamaDecoder
 from train.sampling import NativeSampler, Rollouts, TransformersSampler, make_sampler
 
-BASE = Path(__file__).parent.parent / "studies/lab/bases/branching-s0"
+BASE = Path(__file__).parent.parent / "studies/lab/bases/l4-behaved-s0"
 VOCABULARY, PAD, END = 40, 0, 2
 SHAPES = {
     "grouped queries, own head": {"num_attention_heads": 8, "num_key_value_heads": 2},
@@ -23,6 +23,7 @@ SHAPES = {
     "one key head": {"num_attention_heads": 4, "num_key_value_heads": 1},
     "a key head each": {"num_attention_heads": 4, "num_key_value_heads": 4},
     "wide heads": {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 24},
+    "two vectors a head": {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32},
     "Llama 3 rotation": {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -56,6 +57,16 @@ def random_prompts(count: int, longest: int = 20) -> list[list[int]]:
     generator = torch.Generator().manual_seed(9)
     lengths = torch.randint(1, longest + 1, (count,), generator=generator).tolist()
     return [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def engine(request, monkeypatch) -> str:
+    """Every test runs on both engines of a decode step's attention."""
+    if request.param == "torch":
+        monkeypatch.setattr(attention, "compiled_library", lambda: None)
+    elif attention.compiled_library() is None:
+        pytest.skip("no C compiler here: install one (cc), or set CC")
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +178,7 @@ def test_dropping_finished_rows_changes_nothing(base, monkeypatch):
     sampler, prompts = make_sampler("native", model, tokenizer), base_prompts(tokenizer, 24)
     results = []
     for threshold in (0.0, 1.0):  # never drop; drop at every step where a row has finished
-        monkeypatch.setattr(sampling, "COMPACT_BELOW", threshold)
+        monkeypatch.setattr(sampling, "COMPACT_BELOW", dict.fromkeys(sampling.COMPACT_BELOW, threshold))
         results.append(sampler.sample(prompts, group_size=2, max_tokens=70, temperature=0, seed=0))
     never, always = results
     assert never.lengths.min() * 3 < never.lengths.max()
@@ -180,7 +191,7 @@ def test_dropping_finished_rows_changes_nothing(base, monkeypatch):
 
 def test_records_of_sampled_rows_stay_right_while_others_are_dropped(base, monkeypatch):
     model, tokenizer = base
-    monkeypatch.setattr(sampling, "COMPACT_BELOW", 1.0)
+    monkeypatch.setattr(sampling, "COMPACT_BELOW", dict.fromkeys(sampling.COMPACT_BELOW, 1.0))
     prompts = base_prompts(tokenizer, 8)
     rollouts = make_sampler("native", model, tokenizer).sample(prompts, group_size=5, max_tokens=90, temperature=1.0, seed=2)
     assert len(rollouts.lengths.unique()) > 10
@@ -320,3 +331,63 @@ def test_sampling_follows_weights_that_go_on_training(base):
             weight.mul_(0.9)
     rollouts = sampler.sample(prompts, group_size=2, max_tokens=20, temperature=1.0, seed=0)
     check_records(model, prompts, 2, rollouts)
+
+
+def test_caches_too_large_for_memory_make_smaller_batches_and_the_same_text(base, monkeypatch):
+    model, tokenizer = base
+    sampler, prompts = make_sampler("native", model, tokenizer), base_prompts(tokenizer, 9)
+    together = sampler.sample(prompts, group_size=2, max_tokens=40, temperature=0, seed=0)
+    row_bytes = 2 * 4 * (2 * 16) * 40 * 4  # keys and values, layers, key heads x dimensions, positions, bytes
+    monkeypatch.setattr(sampling, "CACHE_BYTES", 4 * row_bytes)
+    sizes, decode = [], NativeSampler._decode
+    monkeypatch.setattr(
+        NativeSampler,
+        "_decode",
+        lambda self, decoder, chunk, *rest: sizes.append(len(chunk)) or decode(self, decoder, chunk, *rest),
+    )
+    apart = sampler.sample(prompts, group_size=2, max_tokens=40, temperature=0, seed=0)
+    assert sizes == [2, 2, 2, 2, 1]
+    assert torch.equal(together.tokens, apart.tokens)
+
+
+def test_both_engines_write_the_same_greedy_text(base, engine, monkeypatch):
+    model, tokenizer = base
+    sampler, prompts = make_sampler("native", model, tokenizer), base_prompts(tokenizer, 16)
+    here = sampler.sample(prompts, group_size=3, max_tokens=90, temperature=0, seed=0)
+    monkeypatch.setattr(attention, "compiled_library", lambda: None)
+    in_torch = sampler.sample(prompts, group_size=3, max_tokens=90, temperature=0, seed=0)
+    assert torch.equal(here.tokens, in_torch.tokens)
+    assert torch.allclose(here.logprobs, in_torch.logprobs, atol=1e-4)
+    assert torch.equal(here.logprobs, in_torch.logprobs) == (engine == "torch")
+
+
+def test_extreme_attention_scores_do_not_overflow(engine):
+    """Attention scores in the tens of thousands, beside softmax in double precision."""
+    generator = torch.Generator().manual_seed(3)
+    keys, values = (torch.randn(2, 1, 21, 16, generator=generator) for _ in range(2))
+    prompts = attention.PromptCache([keys * 100], [values], torch.tensor([21, 17]))
+    rotation = attention.Rotation(torch.ones(64, 16), torch.zeros(64, 16))
+    rows = attention.row_attention(prompts, torch.tensor([0, 0, 1]), 8, 2, rotation)
+    assert rows.engine == engine
+    projected = torch.randn(3, 64, generator=generator)
+    projected[:, :32] *= 50
+    mixed = rows.step(0, projected, 0)
+    for row, (prompt, length) in enumerate([(0, 21), (0, 21), (1, 17)]):
+        own_key, own_value = projected[row, 32:48], projected[row, 48:]
+        all_keys = torch.cat((keys[prompt, 0, :length] * 100, own_key[None])).double()
+        all_values = torch.cat((values[prompt, 0, :length], own_value[None])).double()
+        for head in range(2):
+            query = projected[row, 16 * head : 16 * (head + 1)].double()
+            expected = (all_keys @ query / 4).softmax(0) @ all_values
+            ours = mixed[row, 16 * head : 16 * (head + 1)].double()
+            assert torch.allclose(ours, expected, atol=5e-3)  # scores of 10^4 are rounded to 10^-3
+
+
+def test_without_a_compiler_torch_takes_over(monkeypatch, tmp_path):
+    build = attention.build_library
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for setting, value in (("CC", "no-such-compiler"), ("CC", "false"), ("FORERUN_COMPILED", "0")):
+        monkeypatch.setenv(setting, value)
+        assert build() is None
+        monkeypatch.delenv(setting)
+    assert not list(tmp_path.rglob("*.so"))

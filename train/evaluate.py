@@ -14,10 +14,10 @@ from train import checkpoints, heldout, rendering
 from train.checkpoints import Checkpoint
 from train.configs import EvaluateConfig
 from train.datasets import Problems, open_dataset, problem_set
-from train.records import ENGINE, RunFolder, commit, hardware, versions, workspace
+from train.records import RunFolder, commit, hardware, versions, workspace
 from train.sampling import Rollouts, Sampler, make_sampler
 
-PROBLEMS_AT_ONCE = 64
+PROBLEMS_AT_ONCE = 128
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -96,7 +96,7 @@ def _sample_set(
         "num_samples": wanted.num_samples,
         "seed": config.seed,
         "purpose": config.purpose,
-        "engine": ENGINE if config.sampler == "native" else config.sampler,
+        "engine": sampler.engine,
         "versions": versions(),
         "commit": commit(),
         "hardware": hardware(),

@@ -3,63 +3,15 @@
 `transformers.generate` prefills and stores the prompt once per row; here the G rollouts of a problem share
 their prompt's keys and values, and rows that have finished leave the batch. Weights are those of a
 `LlamaForCausalLM`, not copied; logits agree with its forward pass to rounding (tests/test_sampling.py).
-
-Dimensions: P prompts, R rows still being written, S prompt positions, T completion positions, H query heads,
-K key heads, Q = H / K, D dimensions a head.
+Dimensions as in `train.attention`.
 """
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-
-@dataclass
-class PromptCache:
-    """Keys and values of the prompts, per layer (P, K, S, D), and a mask (P, S) that is -inf at padding."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    mask: Tensor
-    lengths: Tensor
-    """(P,): real positions of each prompt."""
-
-
-@dataclass
-class RowCache:
-    """Keys and values of what each row has written, per layer (R, K, T, D)."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
-
-    def keep(self, rows: Tensor, written: int) -> None:
-        """Drop all rows but `rows`; only the first `written` positions are copied."""
-        for cache in (self.keys, self.values):
-            for layer, tensor in enumerate(cache):
-                smaller = tensor.new_empty((len(rows), *tensor.shape[1:]))
-                smaller[:, :, :written] = tensor[rows, :, :written]
-                cache[layer] = smaller
-
-
-@dataclass
-class GroupIndex:
-    """Where each row's queries stand in a dense (P, widest group) grid, so that a group is one matrix product."""
-
-    slots: Tensor
-    """(R,): prompt * width + place within the group."""
-    prompts: int
-    width: int
-
-    @classmethod
-    def of(cls, prompt_of_row: Tensor, prompts: int) -> "GroupIndex":
-        """Rows of a group must be adjacent."""
-        counts = torch.bincount(prompt_of_row, minlength=prompts)
-        first = counts.cumsum(0) - counts
-        place = torch.arange(len(prompt_of_row)) - first[prompt_of_row]
-        width = int(counts.max())
-        return cls(prompt_of_row * width + place, prompts, width)
+from train.attention import PromptCache, Rotation, RowAttention, row_attention
 
 
 class LlamaDecoder:
@@ -74,77 +26,44 @@ class LlamaDecoder:
         self.dim = self.layers[0].self_attn.head_dim
         self.epsilon = config.rms_norm_eps
         cos, sin = model.model.rotary_emb(model.lm_head.weight[:1], torch.arange(positions)[None])
-        self.cos, self.sin = cos[0], sin[0]  # (positions, D)
+        self.rotation = Rotation(cos[0], sin[0])
         self.attention_in = [_stacked(layer.self_attn, ("q_proj", "k_proj", "v_proj")) for layer in self.layers]
         self.mlp_in = [_stacked(layer.mlp, ("gate_proj", "up_proj")) for layer in self.layers]
 
     def prefill(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, PromptCache]:
         """Run right-padded prompts (P, S) once; returns next-token logits (P, V) and their cache."""
         count, width = ids.shape
-        cos, sin = self.cos[:width], self.sin[:width]
+        positions = torch.arange(width)
         hidden = self.model.model.embed_tokens(ids)
         keys, values = [], []
         for number in range(len(self.layers)):
-            query, key, value = self._project(number, hidden)
-            query, key = (_rotate(part.transpose(1, 2), cos, sin) for part in (query, key))
-            value = value.transpose(1, 2)
+            heads = self._project(number, hidden).unflatten(-1, (-1, self.dim)).transpose(1, 2)
+            query, key, value = heads.split((self.heads, self.key_heads, self.key_heads), dim=1)
+            query, key = self.rotation(query, positions), self.rotation(key, positions)
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
             hidden = self._finish(number, hidden, mixed.transpose(1, 2).flatten(2))
             keys.append(key)
             values.append(value)
-        mask = torch.zeros(count, width).masked_fill_(torch.arange(width) >= lengths[:, None], -torch.inf)
         last = hidden[torch.arange(count), lengths - 1]
-        return self._logits(last), PromptCache(keys, values, mask, lengths)
+        return self._logits(last), PromptCache(keys, values, lengths)
 
-    def empty_cache(self, rows: int, length: int) -> RowCache:
-        """Room for `rows` completions of `length` tokens."""
-        shape = (rows, self.key_heads, length, self.dim)
-        return RowCache([torch.empty(shape) for _ in self.layers], [torch.empty(shape) for _ in self.layers])
+    def rows(self, prompts: PromptCache, prompt_of_row: Tensor, positions: int) -> RowAttention:
+        """Room for completions of `positions` tokens, one a row of `prompt_of_row` (R,); rows of a prompt are adjacent."""
+        return row_attention(prompts, prompt_of_row, positions, self.heads, self.rotation)
 
-    def step(
-        self, ids: Tensor, time: int, prompts: PromptCache, rows: RowCache, prompt_of_row: Tensor, groups: GroupIndex
-    ) -> Tensor:
+    def step(self, ids: Tensor, time: int, rows: RowAttention) -> Tensor:
         """Feed the token (R,) that each row wrote at position `time` of its completion; next-token logits (R, V)."""
-        position = prompts.lengths[prompt_of_row] + time
-        cos, sin = self.cos[position][:, None], self.sin[position][:, None]
         hidden = self.model.model.embed_tokens(ids)
-        mask = prompts.mask[:, None, None]
         for number in range(len(self.layers)):
-            query, key, value = self._project(number, hidden)
-            query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
-            rows.keys[number][:, :, time] = key
-            rows.values[number][:, :, time] = value
-            mixed = self._attend(number, query * self.dim**-0.5, time, prompts, rows, mask, groups)
+            mixed = rows.step(number, self._project(number, hidden), time)
             hidden = self._finish(number, hidden, mixed)
         return self._logits(hidden)
 
-    def _attend(
-        self,
-        number: int,
-        query: Tensor,
-        time: int,
-        prompts: PromptCache,
-        rows: RowCache,
-        mask: Tensor,
-        groups: GroupIndex,
-    ) -> Tensor:
-        """One softmax over the shared prompt and the row's own tokens: (R, H, D) -> (R, H * D)."""
-        count, width = len(query), mask.shape[-1]
-        query = query.view(count, self.key_heads, -1, self.dim)
-        own_keys, own_values = rows.keys[number][:, :, : time + 1], rows.values[number][:, :, : time + 1]
-        shared = _to_rows(_to_grid(query, groups) @ prompts.keys[number].mT + mask, groups)
-        weights = torch.cat((shared, query @ own_keys.mT), dim=-1).softmax(-1)
-        from_prompt = _to_grid(weights[..., :width], groups) @ prompts.values[number]
-        mixed = _to_rows(from_prompt, groups) + weights[..., width:] @ own_values
-        return mixed.flatten(1)
-
-    def _project(self, number: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed queries, keys and values, (..., heads, D) each."""
+    def _project(self, number: int, hidden: Tensor) -> Tensor:
+        """Queries, keys and values of the normed input side by side, (..., (H + 2K) D)."""
         layer = self.layers[number]
         normed = F.rms_norm(hidden, hidden.shape[-1:], layer.input_layernorm.weight, self.epsilon)
-        heads = F.linear(normed, *self.attention_in[number]).unflatten(-1, (-1, self.dim))
-        query, key, value = heads.split((self.heads, self.key_heads, self.key_heads), dim=-2)
-        return query, key, value
+        return F.linear(normed, *self.attention_in[number])
 
     def _finish(self, number: int, hidden: Tensor, mixed: Tensor) -> Tensor:
         """Output projection, residual, MLP, residual."""
@@ -164,23 +83,3 @@ def _stacked(module: torch.nn.Module, names: tuple[str, ...]) -> tuple[Tensor, T
     parts = [getattr(module, name) for name in names]
     biased = parts[0].bias is not None
     return torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]) if biased else None
-
-
-def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding in Llama's half-split layout."""
-    first, second = heads.chunk(2, dim=-1)
-    return heads * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def _to_grid(per_row: Tensor, groups: GroupIndex) -> Tensor:
-    """(R, K, Q, X) -> (P, K, width * Q, X): all queries of a group beside one another, zeros in empty slots."""
-    grid = per_row.new_zeros((groups.prompts * groups.width, *per_row.shape[1:]))
-    grid[groups.slots] = per_row
-    grid = grid.view(groups.prompts, groups.width, *per_row.shape[1:]).transpose(1, 2)
-    return grid.flatten(2, 3)
-
-
-def _to_rows(grid: Tensor, groups: GroupIndex) -> Tensor:
-    """(P, K, width * Q, X) -> (R, K, Q, X): the inverse of `_to_grid`."""
-    spread = grid.unflatten(2, (groups.width, -1)).transpose(1, 2).flatten(0, 1)
-    return spread[groups.slots]

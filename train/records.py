@@ -234,10 +234,11 @@ def commit() -> str | None:
 def hardware() -> dict[str, Any]:
     """Processor and threads: what bitwise reproduction depends on."""
     threads = os.environ.get("OMP_NUM_THREADS")
-    return {"processor": _processor(), "cores": os.cpu_count(), "threads": int(threads) if threads else None}
+    return {"processor": processor(), "cores": os.cpu_count(), "threads": int(threads) if threads else None}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

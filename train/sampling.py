@@ -11,12 +11,16 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel, Pr
 
 from curate.errors import CheckFailed, UsageError
 from train import rendering
-from train.llama import GroupIndex, LlamaDecoder
+from train.attention import library_for
+from train.llama import LlamaDecoder
+from train.records import ENGINE
 
-ROWS_AT_ONCE = 768
-"""Rows decoded together: more do not run faster on a CPU, and their caches leave its own."""
-COMPACT_BELOW = 0.85
-"""Share of rows still writing below which finished ones are dropped from the caches."""
+ROWS_AT_ONCE = 1536
+"""Rows decoded together at most: the last of a batch run almost alone, so few large batches are faster than many small ones."""
+CACHE_BYTES = 2 << 30
+"""What the caches of the rows decoded together may take."""
+COMPACT_BELOW = {"torch": 0.85, "compiled": 0.97}
+"""Share of rows still writing below which finished ones are dropped: in torch that copies the caches."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,9 @@ class Rollouts:
 class Sampler(Protocol):
     """Anything that writes `group_size` completions for each prompt."""
 
+    engine: str
+    """What it runs on, for the record of a run."""
+
     def sample(
         self, prompts: Sequence[list[int]], *, group_size: int, max_tokens: int, temperature: float, seed: int
     ) -> Rollouts:
@@ -57,6 +64,8 @@ class NativeSampler:
         if not isinstance(model, LlamaForCausalLM):
             raise UsageError(f"the native sampler decodes Llama models, came {type(model).__name__}; set sampler: transformers")
         self.model, self.end, self.pad = model, torch.tensor(list(end), device=model.device), pad
+        compiled = library_for(model.lm_head.weight, model.model.layers[0].self_attn.head_dim)
+        self.engine = f"{ENGINE}, compiled" if compiled else ENGINE
 
     @torch.inference_mode()
     def sample(
@@ -64,7 +73,7 @@ class NativeSampler:
     ) -> Rollouts:
         """See `Sampler.sample`. Prompts of like length are decoded together; `temperature` 0 is greedy."""
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        at_once = max(1, ROWS_AT_ONCE // group_size)
+        at_once = max(1, min(ROWS_AT_ONCE, CACHE_BYTES // _row_bytes(self.model, max_tokens)) // group_size)
         generator = torch.Generator(self.model.device).manual_seed(seed)
         with _device_of(self.model):
             decoder = LlamaDecoder(self.model, max(map(len, prompts)) + max_tokens)
@@ -86,24 +95,28 @@ class NativeSampler:
         writer = _Writer(len(prompts) * group_size, max_tokens, self.pad, self.end)
         logits, cache = decoder.prefill(*_padded(prompts, self.pad))
         prompt_of_row = torch.arange(len(prompts)).repeat_interleave(group_size)
-        groups = GroupIndex.of(prompt_of_row, len(prompts))
-        rows = decoder.empty_cache(len(prompt_of_row), max_tokens)
-        logits = logits[prompt_of_row]
+        rows, logits = decoder.rows(cache, prompt_of_row, max_tokens), logits[prompt_of_row]
         for time in range(max_tokens):
             ids = writer.write(time, logits, temperature, generator)
             if writer.done or time + 1 == max_tokens:
                 break
-            if (kept := writer.compact()) is not None:
-                ids, prompt_of_row = ids[kept], prompt_of_row[kept]
+            if (kept := writer.compact(COMPACT_BELOW[rows.engine])) is not None:
+                ids = ids[kept]
                 rows.keep(kept, time)
-                groups = GroupIndex.of(prompt_of_row, len(prompts))
-            logits = decoder.step(ids, time, cache, rows, prompt_of_row, groups)
+            logits = decoder.step(ids, time, rows)
         return writer.rollouts()
 
 
 def _device_of(model: PreTrainedModel) -> AbstractContextManager[object]:
     """New tensors go where the model is. Nothing on a CPU, where the context would slow every small operation."""
     return nullcontext() if model.device.type == "cpu" else model.device
+
+
+def _row_bytes(model: LlamaForCausalLM, positions: int) -> int:
+    """Keys and values of one row."""
+    attention = model.model.layers[0].self_attn
+    width = model.config.num_key_value_heads * attention.head_dim
+    return 2 * len(model.model.layers) * width * positions * model.lm_head.weight.element_size()
 
 
 class _Writer:
@@ -134,10 +147,10 @@ class _Writer:
     def done(self) -> bool:
         return bool(self.finished.all())
 
-    def compact(self) -> Tensor | None:
-        """Places within the batch of the rows to go on with, once enough have finished; else None."""
+    def compact(self, below: float) -> Tensor | None:
+        """Places within the batch of the rows to go on with, once their share is under `below`; else None."""
         writing = ~self.finished[self.batch]
-        if int(writing.sum()) >= COMPACT_BELOW * len(self.batch):
+        if int(writing.sum()) >= below * len(self.batch):
             return None
         kept = writing.nonzero()[:, 0]
         self.batch = self.batch[kept]
@@ -195,6 +208,8 @@ def _in_order(parts: list[Rollouts], order: list[int], group_size: int, pad: int
 
 class TransformersSampler:
     """`transformers.generate`: any causal model, one row a rollout."""
+
+    engine = "transformers"
 
     def __init__(self, model: PreTrainedModel, *, end: Sequence[int], pad: int) -> None:
         self.model, self.end, self.pad = model, torch.tensor(list(end), device=model.device), pad
