@@ -27,14 +27,14 @@ from curate.examples import Example, Problem, example_row, read_examples, write_
 from curate.recipe import Recipe
 from train import checkpoints, evaluate, grpo, sft
 from train.cli import run_config
-from train.configs import EvaluateConfig, GrpoConfig, SftConfig
-from train.datasets import open_dataset, open_problems
+from train.configs import EvaluateConfig, GrpoConfig, ProblemSet, SftConfig
+from train.datasets import open_dataset, open_problems, problem_set
 from train.grpo import collapsed
 from train.identity import grpo_run, sft_run
 from train.records import RunFolder
 from train.sampling import make_sampler
 
-BASE = Path(__file__).parent.parent / "studies/lab/bases/branching-s0"
+BASE = Path(__file__).parent.parent / "studies/lab/bases/l4-behaved-s0"
 RECIPE = {
     "name": "small",
     "sources": [{"task": "arithmetic", "size": 60, "operations": [2, 4], "traces": 2}],
@@ -169,8 +169,8 @@ def test_micro_batches_of_any_size_give_the_same_weights(data, tmp_path):
         for size in (10**6, 200, 60)
     ]
     assert distance(results[0], fresh_base()) > 0.01
-    assert largest_difference(results[0], results[1]) < 1e-5
-    assert largest_difference(results[0], results[2]) < 1e-5
+    assert largest_difference(results[0], results[1]) < 5e-5
+    assert largest_difference(results[0], results[2]) < 5e-5
 
 
 def test_sft_learning_rate_is_a_linear_warm_up_then_the_cosine_of_transformers(data, tmp_path):
@@ -246,8 +246,9 @@ def test_a_run_folder_has_every_field_of_the_contract(data, tmp_path):
         assert set(run) == set(fields.split())
         assert run["schema_version"] == 1
         assert run["run_id"] == folder.path.name
-        assert (run["status"], run["engine"], run["family"]) == ("done", "native", "llama")
-        assert run["base_model"] == "branching-s0"
+        assert (run["status"], run["family"]) == ("done", "llama")
+        assert run["engine"] in ("native", "native, compiled")
+        assert run["base_model"] == "l4-behaved-s0"
         assert run["created_at"] < run["finished_at"]
         assert run["seconds"] > 0
         assert set(run["versions"]) >= {"python", "forerun", "torch", "transformers"}
@@ -329,7 +330,7 @@ def run_of(config: SftConfig | GrpoConfig, home: Path):
 @pytest.mark.parametrize(("make", "others"), [(sft_config, OTHER_SFT), (grpo_config, OTHER_GRPO)], ids=["sft", "grpo"])
 def test_a_run_id_changes_with_every_setting_that_decides_numbers_and_with_no_other(data, tmp_path, make, others):
     usual = make(data, tmp_path)
-    places = {**OTHER_PLACES, **({"sampler": "transformers"} if make is grpo_config else {})}
+    places = {**OTHER_PLACES, **({"sampler": "transformers", "keep_steps": (1,)} if make is grpo_config else {})}
     assert {*others, *places, "model", "dataset"} == set(type(usual).model_fields)  # a new setting has to be put in its place
     identifiers = [run_of(make(data, tmp_path, **{name: value}), tmp_path).run_id for name, value in others.items()]
     assert len({*identifiers, run_of(usual, tmp_path).run_id}) == len(others) + 1
@@ -344,7 +345,7 @@ def test_a_run_id_does_not_depend_on_where_model_and_data_are_or_how_they_are_na
     by_folder = run_of(sft_config(data, home), home).run_id
     base_id = checkpoints.weights_hash(BASE)
     for settings in (
-        {"model": "branching-s0"},
+        {"model": "l4-behaved-s0"},
         {"model": base_id},
         {"model": f"{base_id}@0"},
         {"model": str(tmp_path / "copied-model"), "home": tmp_path / "other"},
@@ -493,6 +494,10 @@ class Recording:
 
     sampler: object
     calls: list = dataclasses.field(default_factory=list)
+
+    @property
+    def engine(self) -> str:
+        return self.sampler.engine
 
     def sample(self, prompts, **settings):
         rollouts = self.sampler.sample(prompts, **settings)
@@ -665,6 +670,22 @@ def solved_greedily(problems: list[Problem]) -> list[Problem]:
             solved.append(problem)
     assert solved
     return solved
+
+
+def test_kept_checkpoints_are_those_that_a_shorter_run_ends_with(data, tmp_path):
+    long = grpo.main(grpo_config(data, tmp_path / "long", steps=3, keep_steps=(1, 2), group_size=8))
+    short = grpo.main(grpo_config(data, tmp_path / "short", steps=2, group_size=8))
+    assert equal(weights(long, 2), weights(short))
+    assert not equal(weights(long, 1), weights(long, 2))
+    assert sorted(path.name for path in (long.path / "checkpoints").iterdir()) == ["1", "2", "3"]
+
+
+def test_two_parts_of_a_problem_set_are_the_whole_and_differ_in_hash():
+    whole, first, second = (
+        problem_set(ProblemSet(set="dev", problems=count, skip=skip)) for count, skip in ((30, 0), (20, 0), (10, 20))
+    )
+    assert first.rows + second.rows == whole.rows
+    assert len({whole.hash, first.hash, second.hash}) == 3
 
 
 def test_every_step_logs_the_signs_of_health(data, tmp_path):

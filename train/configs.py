@@ -5,7 +5,7 @@ identity. All others are.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,8 @@ from curate.behaviors import Style
 from curate.config import Config
 
 Device = Literal["cpu", "cuda"]
+Purpose = Literal["signals", "rl_signals", "outcome", "outcome_shifted", "other"]
+HeldoutKind = Literal["shared", "own", "style_free", "result_tokens", "rl_style_free", "rl_result_tokens"]
 
 
 class StageConfig(Config):
@@ -44,6 +46,8 @@ class BaseConfig(StageConfig):
     styles: dict[Style, float] = {"short": 0.3, "long": 0.35, "full": 0.35}
     behaviors: float = Field(0.1, ge=0, le=1)
     """Share of the traces that show each behaviour, independently."""
+    disorder: float = Field(2.0, ge=0)
+    """A statement of a problem moves down by up to this many places."""
     slip: float = Field(0.05, ge=0, le=1)
     """Probability that a step's result is wrong and carried on; not in the first stage."""
     batch_tokens: int = Field(2048, gt=0)
@@ -94,6 +98,7 @@ class GrpoConfig(StageConfig):
         "micro_batch_tokens",
         "save_seconds",
         "sampler",
+        "keep_steps",
     }
 
     model: str
@@ -122,10 +127,13 @@ class GrpoConfig(StageConfig):
     """Weight of the KL penalty to the start."""
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    micro_batch_tokens: int = Field(4096, gt=0)
+    micro_batch_tokens: int = Field(2048, gt=0)
+    """Padded completion tokens of one forward pass; gradients add up to the whole batch's."""
     sampler: Literal["native", "transformers"] = "native"
     seed: int = 0
     save_seconds: float = Field(60.0, ge=0)
+    keep_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Keep checkpoints after these steps too, to be measured as `run_id@step`."""
 
 
 class ProblemSet(Config):
@@ -135,6 +143,8 @@ class ProblemSet(Config):
     """A split of the embedded task (A, B, dev, ...) or a path to problems (.parquet, .jsonl)."""
     problems: int = Field(256, ge=1)
     """How many; the first so many of the set."""
+    skip: int = Field(0, ge=0)
+    """Problems to pass over before that: two parts of one set are disjoint."""
     operations: tuple[int, int] = (3, 9)
     """Embedded task only: operations a problem."""
     num_samples: int = Field(64, ge=1)
@@ -150,9 +160,9 @@ class EvaluateConfig(StageConfig):
     """A run id, `run_id@step`, or a Hugging Face folder."""
     problems: ProblemSet | None = None
     """What to sample; none: losses only."""
-    purpose: Literal["signals", "outcome", "other"] = "other"
-    """`signals` may enter a forecast; `outcome` is what is forecast."""
-    heldout: tuple[Literal["shared", "own", "style_free", "result_tokens"], ...] = ()
+    purpose: Purpose = "other"
+    """`signals` and `rl_signals` (on RL's own problems) may enter a forecast; `outcome` and `outcome_shifted` are forecast."""
+    heldout: tuple[HeldoutKind, ...] = ()
     """Held-out losses to measure, on `dataset`."""
     dataset: Path | None = None
     temperature: float = Field(1.0, ge=0)

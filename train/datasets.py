@@ -99,17 +99,19 @@ def problem_set(wanted: ProblemSet) -> Problems:
     Raises:
         InputError: neither a split nor a file, or fewer problems than asked for.
     """
+    last = wanted.skip + wanted.problems
     if wanted.set in arithmetic.SPLITS:
-        rows = arithmetic.problems(size=wanted.problems, operations=wanted.operations, split=wanted.set)
-        return Problems(f"arithmetic:{wanted.set}", wanted.set, rows)
+        rows = arithmetic.problems(size=last, operations=wanted.operations, split=wanted.set)
+        return Problems(f"arithmetic:{wanted.set}", wanted.set, rows[wanted.skip :])
     file = Path(wanted.set)
     if not file.exists():
         splits = ", ".join(arithmetic.SPLITS)
         raise InputError(f"problem set {wanted.set!r}: expected one of {splits}, or a file of problems; there is no such file")
     rows = read_problems(file)
-    if len(rows) < wanted.problems:
-        raise InputError(f"{file}: {wanted.problems} problems were asked for, it has {len(rows)}; set problems: {len(rows)}")
-    return Problems(file.stem, file.stem, rows[: wanted.problems])
+    if len(rows) < last:
+        asked = f"{wanted.problems} problems were asked for" + (f" after the first {wanted.skip}" if wanted.skip else "")
+        raise InputError(f"{file}: {asked}, it has {len(rows)}; set problems: {max(0, len(rows) - wanted.skip)}")
+    return Problems(file.stem, file.stem, rows[wanted.skip : last])
 
 
 def distinct_problems(examples: list[Example]) -> Iterator[Problem]:

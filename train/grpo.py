@@ -18,7 +18,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from curate.errors import CheckFailed, InputError
 from curate.examples import Problem
@@ -40,9 +40,11 @@ COLLAPSE_WINDOW = 5
 
 @dataclass(frozen=True)
 class Step:
-    """The rollouts of one step that carry gradient: R rows, `prompts[i]` the prompt of row i."""
+    """The rollouts of one step that carry gradient: R rows over P prompts."""
 
     prompts: list[list[int]]
+    prompt_of_row: Tensor
+    """(R,) indices into `prompts`."""
     tokens: Tensor
     """(R, T)."""
     mask: Tensor
@@ -65,10 +67,11 @@ def main(config: GrpoConfig, progress: Progress = lambda *_: None) -> RunFolder:
     reference = checkpoints.load(start.folder, config.device)[0].eval() if config.kl_coef else None
     prompts = {problem.id: rendering.prompt_ids(tokenizer, problem) for problem in problems.rows}
     optimizer = adamw(model, config.learning_rate, config.weight_decay)
+    sampler = make_sampler(config.sampler, model, tokenizer)
+    run.engine = sampler.engine
     record.start(run)
     state = TrainingState(record.path / "state.pt", model, [optimizer], config.save_seconds)
     counters = state.restore()
-    sampler = make_sampler(config.sampler, model, tokenizer)
     order = _problem_order(config, problems.rows)
     for step in range(counters["step"], config.steps):
         began = time.perf_counter()
@@ -89,6 +92,8 @@ def main(config: GrpoConfig, progress: Progress = lambda *_: None) -> RunFolder:
         timing = {"seconds_sampling": sampled - began, "seconds_update": ended - sampled}
         metrics = {**_health(rollouts, rewards), **learned, "learning_rate": rate, **timing}
         record.log(step + 1, metrics)
+        if step + 1 in config.keep_steps:
+            checkpoints.save(model, tokenizer, record.checkpoint(step + 1))
         state.save_if_due(counters)
         progress(step + 1, config.steps, metrics)
     run.steps, run.tokens, run.seconds = config.steps, counters["tokens"], counters["seconds"]
@@ -139,13 +144,14 @@ def _gradient_rows(rollouts: Rollouts, rewards: Tensor, prompts: list[list[int]]
     advantages = group_advantages(rewards, scale=config.scale_rewards).flatten()
     mixed = (rewards.max(1).values > rewards.min(1).values).repeat_interleave(config.group_size)
     rows = mixed.nonzero()[:, 0] if config.mixed_groups_only else torch.arange(len(advantages))
-    rows_on = rows.to(rollouts.tokens.device)
+    there = rows.to(rollouts.tokens.device)
     return Step(
-        [prompts[row // config.group_size] for row in rows.tolist()],
-        rollouts.tokens[rows_on],
-        rollouts.mask[rows_on],
-        rollouts.logprobs[rows_on],
-        advantages[rows].to(rollouts.tokens.device),
+        prompts,
+        there // config.group_size,
+        rollouts.tokens[there],
+        rollouts.mask[there],
+        rollouts.logprobs[there],
+        advantages[rows].to(there.device),
     )
 
 
@@ -159,7 +165,7 @@ def _update(
     config: GrpoConfig,
 ) -> dict[str, float]:
     """`config.updates` optimiser steps on one batch of rollouts; no rows, no step."""
-    if not batch.prompts:
+    if not len(batch.tokens):
         return {"loss": 0.0, "grad_norm": 0.0}
     model.train()
     loss = norm = 0.0
@@ -175,46 +181,64 @@ def _micro_losses(
 ) -> Iterator[Tensor]:
     """Losses of micro-batches of rows of like length, which add up to the whole batch's."""
     lengths = batch.mask.sum(1).long().tolist()
-    totals = [len(prompt) + length for prompt, length in zip(batch.prompts, lengths, strict=True)]
     loss = partial(
         policy_loss,
         loss_type=config.loss_type,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
         kl_coef=config.kl_coef,
-        rows=len(totals),
+        rows=len(lengths),
         tokens=float(sum(lengths)),
         max_tokens=config.max_tokens,
     )
-    for rows in group_by_length(totals, config.micro_batch_tokens):
-        width = max(lengths[row] for row in rows)
-        inputs = _MicroBatch(batch, rows, lengths, pad)
-        logprobs = inputs.completion_logprobs(model, config.temperature)
+    shared = SharedPrompts(model, batch.prompts, pad)
+    anchor = None
+    if reference:
         with torch.no_grad():
-            anchor = inputs.completion_logprobs(reference, config.temperature) if reference else None
+            anchor = SharedPrompts(reference, batch.prompts, pad)
+    for rows in group_by_length(lengths, config.micro_batch_tokens):
+        width = max(lengths[row] for row in rows)
+        of_rows = batch.prompt_of_row[rows], batch.tokens[rows, :width], config.temperature
+        logprobs = shared.completion_logprobs(*of_rows)
+        with torch.no_grad():
+            reference_logprobs = anchor.completion_logprobs(*of_rows) if anchor else None
         old = batch.logprobs[rows, :width] if config.updates > 1 else logprobs.detach()
-        yield loss(logprobs, old, batch.advantages[rows], batch.mask[rows, :width], reference_logprobs=anchor)
+        yield loss(logprobs, old, batch.advantages[rows], batch.mask[rows, :width], reference_logprobs=reference_logprobs)
+    shared.backward()
 
 
-class _MicroBatch:
-    """Prompt and completion of some rows as one right-padded tensor, and where the completions stand in it."""
+class SharedPrompts:
+    """Keys and values of a step's prompts, computed once and read by all rollouts of all micro-batches.
 
-    def __init__(self, batch: Step, rows: list[int], lengths: list[int], pad: int) -> None:
-        width = max(len(batch.prompts[row]) + lengths[row] for row in rows)
-        self.ids = torch.full((len(rows), width), pad, device=batch.tokens.device)
-        self.first = torch.tensor([len(batch.prompts[row]) for row in rows], device=batch.tokens.device)
-        self.longest = max(lengths[row] for row in rows)
-        for place, row in enumerate(rows):
-            start, end = len(batch.prompts[row]), len(batch.prompts[row]) + lengths[row]
-            self.ids[place, :start] = torch.tensor(batch.prompts[row])
-            self.ids[place, start:end] = batch.tokens[row, : lengths[row]]
+    A row's completion is fed after its prompt's last token, so the prompts' own logits are never needed. Micro-batches
+    send their gradients to the keys and values as they go; `backward` carries the sums on into the weights.
+    """
 
-    def completion_logprobs(self, model: PreTrainedModel, temperature: float) -> Tensor:
-        """(rows, longest) log-probability of each completion token at this temperature; past a row's end arbitrary."""
-        logits = model(self.ids, use_cache=False).logits
-        logprobs = token_logprobs(logits if temperature == 1 else logits / temperature, self.ids)
-        places = self.first[:, None] - 1 + torch.arange(self.longest, device=self.ids.device)
-        return logprobs.gather(1, places.clamp_(max=logprobs.shape[1] - 1))
+    def __init__(self, model: PreTrainedModel, prompts: list[list[int]], pad: int) -> None:
+        self.model, device = model, model.device
+        width = max(2, *map(len, prompts)) - 1
+        ids = [prompt[:-1] + [pad] * (width + 1 - len(prompt)) for prompt in prompts]
+        self.last = torch.tensor([prompt[-1] for prompt in prompts], device=device)
+        self.lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+        self.mask = torch.arange(width, device=device) < self.lengths[:, None]
+        cache = model.base_model(torch.tensor(ids, device=device), use_cache=True).past_key_values
+        self.computed = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        self.read = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in self.computed]
+
+    def completion_logprobs(self, prompt_of_row: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+        """(R, T) log-probability of each completion token (R, T) at this temperature; past a row's end arbitrary."""
+        pairs = zip(self.read[::2], self.read[1::2], strict=True)
+        cache = DynamicCache([(keys[prompt_of_row], values[prompt_of_row]) for keys, values in pairs])
+        inputs = torch.cat((self.last[prompt_of_row, None], tokens[:, :-1]), dim=1)
+        mask = torch.cat((self.mask[prompt_of_row], torch.ones_like(inputs, dtype=torch.bool)), dim=1)
+        places = self.lengths[prompt_of_row, None] + torch.arange(inputs.shape[1], device=tokens.device)
+        logits = self.model(inputs, past_key_values=cache, attention_mask=mask, position_ids=places).logits
+        return token_logprobs(logits / temperature, tokens)
+
+    def backward(self) -> None:
+        """Add the prompts' part to the weights' gradients, after the micro-batches' own backward passes."""
+        reached = [(tensor, leaf.grad) for tensor, leaf in zip(self.computed, self.read, strict=True) if leaf.grad is not None]
+        torch.autograd.backward([tensor for tensor, _ in reached], [gradient for _, gradient in reached])
 
 
 def _health(rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:

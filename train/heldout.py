@@ -4,7 +4,8 @@
 `own`            the same on the variant's own distribution: mostly the entropy of its style, never pooled over styles
 `style_free`     each problem written in all styles, -log of the mean over styles of p(trace | problem), nats a problem
 `result_tokens`  mean nats on the computed numbers alone, in all styles
-The last two need problems whose traces can be written anew, which the embedded task has.
+The last two need problems whose traces can be written anew, which the embedded task has. `rl_style_free` and
+`rl_result_tokens` are the same on problems that RL will train on.
 """
 
 import math
@@ -24,11 +25,12 @@ from curate.files import content_hash
 from curate.graphs import OPERATORS, parse_statements
 from train import rendering
 from train.batches import TokenSequence, collate, group_by_length
-from train.datasets import Dataset, distinct_problems
+from train.datasets import Dataset, distinct_problems, open_problems
 from train.loss import entropy, token_logprobs
 
 BATCH_TOKENS = 4096
 MAX_LENGTH = 1 << 20
+RL_PROBLEMS = 160
 
 
 def measure(kind: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> dict[str, Any]:
@@ -38,21 +40,21 @@ def measure(kind: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         InputError: no held-out examples, or a kind that needs problems of the embedded task.
         CheckFailed: the loss is not finite.
     """
-    measures: dict[str, Callable[..., dict[str, Any]]] = {
-        "shared": _plain,
-        "own": _plain,
-        "style_free": _style_free,
-        "result_tokens": _result_tokens,
-    }
-    examples = dataset.heldout(kind)
+    examples = _rl_examples(dataset) if kind.startswith("rl_") else dataset.heldout(kind)
     if not examples:
         raise InputError(f"{dataset.folder}: the {kind} held-out set is empty; set heldout.examples in the recipe")
     identity = content_hash([[example.problem.prompt, example.completion] for example in examples])
     row = {"heldout": f"{dataset.recipe}/{kind}", "heldout_hash": identity, "kind": kind}
-    measured = measures[kind](model, tokenizer, examples)
+    measured = MEASURES[kind.removeprefix("rl_")](model, tokenizer, examples)
     if not math.isfinite(measured["nats_per_token"]):
         raise CheckFailed(f"the {kind} held-out loss is {measured['nats_per_token']}: the model's training diverged")
     return {**row, **measured}
+
+
+def _rl_examples(dataset: Dataset) -> list[Example]:
+    """The first RL problems, written out: their traces are written anew in all styles."""
+    problems = open_problems(dataset.folder).rows[:RL_PROBLEMS]
+    return [example for problem in problems for example in in_all_styles(problem)]
 
 
 def _plain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Example]) -> dict[str, Any]:
@@ -107,6 +109,14 @@ def in_all_styles(problem: Problem) -> list[Example]:
     ]
 
 
+MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
+    "shared": _plain,
+    "own": _plain,
+    "style_free": _style_free,
+    "result_tokens": _result_tokens,
+}
+
+
 @torch.inference_mode()
 def _sums(model: PreTrainedModel, sequences: list[TokenSequence], pad: int) -> tuple[Tensor, float]:
     """Nats of each sequence's counted tokens (N,), and the summed entropy of the distributions they came from."""
@@ -116,7 +126,7 @@ def _sums(model: PreTrainedModel, sequences: list[TokenSequence], pad: int) -> t
         batch = collate([sequences[row] for row in rows], pad)
         ids, counted = batch.ids.to(model.device), (batch.labels[:, 1:] >= 0).to(model.device)
         logits = model(ids, use_cache=False).logits
-        nats[rows] = -(token_logprobs(logits, ids) * counted).sum(1).cpu()
+        nats[rows] = -(token_logprobs(logits[:, :-1], ids[:, 1:]) * counted).sum(1).cpu()
         uncertainty += float((entropy(logits[:, :-1]) * counted).sum())
     return nats, uncertainty
 

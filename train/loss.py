@@ -25,9 +25,9 @@ def sft_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)
 
 
-def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """Log-probability in nats of each next token: (B, T, V), (B, T) -> (B, T - 1)."""
-    return -F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probability in nats of each token under the logits that predict it: (B, T, V), (B, T) -> (B, T)."""
+    return -F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
 
 
 def group_advantages(rewards: Tensor, *, scale: ScaleRewards = "group", epsilon: float = 1e-4) -> Tensor:
