@@ -6,13 +6,16 @@
     full    <think> m = k 6 + 9 m 15 o = m 15 - l 7 + k 6 o 14 ... </think> ans 13 7 14
 
 Every token is one word. A problem has 2 or 3 leaves, n operations that the answer needs, and up to two
-distractors that it does not (`n = k + l` above). Two or three values are asked for, near uniform over
-0..15, so that a constant answer scores near 1/256 or less. Problems are renamed to a canonical form and hashed
-into buckets; each split owns its buckets, so the splits are disjoint by construction, up to renaming.
+distractors that it does not (`n = k + l` above). Statements stand roughly, not always, after those they depend on, so
+the order of the computation has to be found. Two or three values are asked for, near uniform over 0..15, so that a
+constant answer scores near 1/256 or less.
+Problems are renamed to a canonical form and hashed into buckets; each split owns its buckets, so the splits are
+disjoint by construction, up to renaming.
 """
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 from curate.behaviors import LARGEST_VALUE, STYLES, Style, write_trace
@@ -56,11 +59,29 @@ SPLITS: dict[str, range] = {
     "dev": range(12, 13),  # tuning
     "A": range(13, 14),  # signals before RL
     "B": range(14, 15),  # outcome after RL
-    "shifted": range(15, 16),  # kept for a shifted outcome set
+    "shifted": range(15, 16),  # outcome on problems of another kind: see SHIFTED
 }
 MOST_UNUSED = 3
-OPERAND_SHARES = (0.4, 0.4, 0.2)
 REUSE = 0.75
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What problems are like, their number of operations apart."""
+
+    operands: tuple[float, ...] = (0.35, 0.35, 0.15, 0.15)
+    """Shares of operations with 1, 2, 3, ... parents; a single parent is joined by a constant."""
+    distractors: tuple[int, ...] = (0, 0, 1, 1, 2)
+    """Drawn from evenly."""
+    plus: float = 0.5
+    """Chance of `+` where both operators keep within 0..15."""
+    disorder: float = 2.0
+    """A statement moves down by up to this many places: 0 keeps every one after those it depends on."""
+
+
+COMMON = Shape()
+SHIFTED = Shape(operands=(0.2, 0.3, 0.25, 0.25), distractors=(2, 3, 4), plus=0.7, disorder=3.5)
+"""Of the split `shifted`: more parents, distractors and disorder, larger values."""
 
 
 def examples(
@@ -95,10 +116,10 @@ def generate(*, size: int, operations: tuple[int, int], split: str, seed: int) -
     low, high = operations
     if not 1 <= low <= high <= 14:
         raise UsageError(f"operations: expected 1 <= low <= high <= 14, came {list(operations)}")
-    rng = random.Random(f"{seed}/{split}/{low}-{high}")
+    rng, shape = random.Random(f"{seed}/{split}/{low}-{high}"), SHIFTED if split == "shifted" else COMMON
     seen: set[str] = set()
     while len(seen) < size:
-        graph = draw_graph(rng, rng.randint(low, high))
+        graph = draw_graph(rng, rng.randint(low, high), shape)
         prompt = statement_text(graph)
         if bucket(graph) in SPLITS[split] and prompt not in seen:
             seen.add(prompt)
@@ -133,17 +154,17 @@ def bucket(graph: Graph) -> int:
     return crc32(text.encode()) % BUCKETS
 
 
-def draw_graph(rng: random.Random, operations: int) -> Graph:
+def draw_graph(rng: random.Random, operations: int, shape: Shape = COMMON) -> Graph:
     """One random problem whose answer needs exactly `operations` operations."""
     while True:
-        graph = _try_graph(rng, operations)
+        graph = _try_graph(rng, operations, shape)
         if graph is not None:
-            return graph
+            return _disordered(graph, rng, shape.disorder)
 
 
-def _try_graph(rng: random.Random, operations: int) -> Graph | None:
+def _try_graph(rng: random.Random, operations: int, shape: Shape) -> Graph | None:
     """Draw the statements in order; None if no expression fits or too many results stay unused."""
-    leaves, distractors = rng.choice((2, 3)), rng.choice((0, 0, 1, 1, 2))
+    leaves, distractors = rng.choice((2, 3)), rng.choice(shape.distractors)
     total = leaves + operations + distractors
     if total > len(LETTERS):
         return None
@@ -155,9 +176,10 @@ def _try_graph(rng: random.Random, operations: int) -> Graph | None:
     usable = list(names[:leaves])
     for index in range(leaves, total):
         pool = list(nodes) if index in aside else usable
-        node = _draw_node(rng, names[index], nodes, pool, [] if index in aside else unused)
-        if node is None:
+        expression = _draw_expression(rng, nodes, pool, [] if index in aside else unused, shape)
+        if expression is None:
             return None
+        node = Node(names[index], *expression)
         nodes[node.name] = node
         if index not in aside:
             unused = [name for name in unused if name not in node.parents] + [node.name]
@@ -165,6 +187,21 @@ def _try_graph(rng: random.Random, operations: int) -> Graph | None:
     if len(unused) > MOST_UNUSED:
         return None
     return Graph(nodes, _queries(usable[leaves:], unused))
+
+
+def _disordered(graph: Graph, rng: random.Random, most: float) -> Graph:
+    """The same computation with its statements moved about, and named in their new order: no letter tells what depends on what."""
+    names = list(graph.nodes)
+    places = {name: place + rng.uniform(0, most) for place, name in enumerate(names)}
+    new_name = dict(zip(sorted(names, key=places.__getitem__), names, strict=True))
+
+    def renamed(node: Node) -> Node:
+        operands = tuple(new_name[o] if isinstance(o, str) else o for o in node.operands)
+        return replace(node, name=new_name[node.name], operands=operands)
+
+    by_name = {node.name: node for node in map(renamed, graph.nodes.values())}
+    asked = {new_name[name] for name in graph.queries}
+    return Graph({name: by_name[name] for name in names}, tuple(name for name in names if name in asked))
 
 
 def _queries(results: list[str], unused: list[str]) -> tuple[str, ...]:
@@ -177,19 +214,25 @@ def _queries(results: list[str], unused: list[str]) -> tuple[str, ...]:
     return tuple(name for name in results if name in asked)
 
 
-def _draw_node(rng: random.Random, name: str, nodes: dict[str, Node], pool: Sequence[str], unused: Sequence[str]) -> Node | None:
+Expression = tuple[tuple[str | int, ...], tuple[str, ...], int]
+"""Operands, operators and value of a node."""
+
+
+def _draw_expression(
+    rng: random.Random, nodes: dict[str, Node], pool: Sequence[str], unused: Sequence[str], shape: Shape
+) -> Expression | None:
     for _ in range(50):
-        parents = _draw_parents(rng, pool, unused)
-        operands: list[str | int] = list(parents) if len(parents) > 1 else [parents[0], rng.randint(1, 9)]
+        parents = _draw_parents(rng, pool, unused, shape)
+        operands: tuple[str | int, ...] = tuple(parents) if len(parents) > 1 else (parents[0], rng.randint(1, 9))
         values = [nodes[o].value if isinstance(o, str) else o for o in operands]
-        operators = _draw_operators(rng, values)
+        operators = _draw_operators(rng, values, shape)
         if operators is not None:
-            return Node(name, tuple(operands), operators, evaluate(values, operators)[-1])
+            return operands, operators, evaluate(values, operators)[-1]
     return None
 
 
-def _draw_parents(rng: random.Random, pool: Sequence[str], unused: Sequence[str]) -> list[str]:
-    count = min(rng.choices((1, 2, 3), OPERAND_SHARES)[0], len(pool))
+def _draw_parents(rng: random.Random, pool: Sequence[str], unused: Sequence[str], shape: Shape) -> list[str]:
+    count = min(1 + rng.choices(range(len(shape.operands)), shape.operands)[0], len(pool))
     parents: list[str] = []
     while len(parents) < count:
         fresh = [name for name in unused if name not in parents]
@@ -199,14 +242,14 @@ def _draw_parents(rng: random.Random, pool: Sequence[str], unused: Sequence[str]
     return parents
 
 
-def _draw_operators(rng: random.Random, values: list[int]) -> tuple[str, ...] | None:
-    """Operators that keep every intermediate value in 0..15, a fair coin where both do; None if none does."""
+def _draw_operators(rng: random.Random, values: list[int], shape: Shape) -> tuple[str, ...] | None:
+    """Operators that keep every intermediate value in 0..15, `plus` deciding where both do; None if none does."""
     operators, total = [], values[0]
     for value in values[1:]:
         fits = [s for s, r in (("+", total + value), ("-", total - value)) if 0 <= r <= LARGEST_VALUE]
         if not fits:
             return None
-        operators.append(rng.choice(fits))
+        operators.append(fits[0] if len(fits) == 1 or rng.random() < shape.plus else "-")
         total = total + value if operators[-1] == "+" else total - value
     return tuple(operators)
 

@@ -36,9 +36,11 @@ class Injection(Config):
     verification: Probability = 0.0
     """Chance that a step is checked (half of them after a planted slip), and of one re-check before the answer."""
     subgoals: Probability = 0.0
-    """Chance that an expression of three operands is reduced one operation at a time."""
+    """Chance that an expression of three or more operands is reduced one operation at a time."""
     analysis: tuple[Probability, ...] = ()
     """Chance to restate a quantity's expression, indexed by its number of parents; the last one holds beyond."""
+    filler: Probability = 0.0
+    """Chance, after a step, of an idle check: always right, so it tells nothing. A control of equal length."""
 
     def analysis_probability(self, parents: int) -> float:
         """The ladder's value for a quantity with this many parents."""
@@ -68,6 +70,10 @@ class _Trace:
         if behavior:
             self.spans.append(Span(behavior, len(self.tokens), len(self.tokens) + len(tokens)))
         self.tokens.extend(tokens)
+
+    def is_unlocked(self, node: Node) -> bool:
+        """Whether all its parents are solved."""
+        return all(name in self.values for name in node.parents)
 
     def chance(self, probability: float) -> bool:
         return probability > 0 and self.rng.random() < probability
@@ -99,25 +105,26 @@ def write_trace(
 
 
 def _write_steps(trace: _Trace) -> None:
+    """Solve what is needed: the earliest stated quantity whose parents are solved, or one that a reflection leads to."""
     waiting = list(trace.graph.necessary)
     attempted = False
     while waiting:
-        node = waiting[0]
-        if attempted or len(waiting) < 2 or len(trace.values) == 0 or not _detours(trace, waiting):
+        node = None if attempted or len(waiting) < 2 or not _detours(trace, waiting) else trace.rng.choice(waiting)
+        if node is None:
+            node = next(node for node in waiting if trace.is_unlocked(node))
             attempted = False
-        else:
-            node = trace.rng.choice(waiting[1:])
-            missing = [name for name in node.parents if name not in trace.values]
-            if missing:
-                trace.write("try", node.name, "need", missing[0], "back", behavior="reflection")
-                attempted = True
-                continue
+        elif not trace.is_unlocked(node):
+            missing = next(name for name in node.parents if name not in trace.values)
+            trace.write("try", node.name, "need", missing, "back", behavior="reflection")
+            towards = trace.graph.ancestry(missing)
+            node = next(node for node in waiting if node.name in towards and trace.is_unlocked(node))
+            attempted = True
         waiting.remove(node)
         _write_step(trace, node)
 
 
 def _detours(trace: _Trace, waiting: list[Node]) -> bool:
-    """Whether to attempt a later quantity now: only after a solved step, as in the released generator."""
+    """Whether to attempt another quantity now: only after a solved step, as in the released generator."""
     return len(waiting) < len(trace.graph.necessary) and trace.chance(trace.injection.reflection)
 
 
@@ -129,10 +136,18 @@ def _write_step(trace: _Trace, node: Node) -> None:
     if trace.style != "short":
         trace.write(node.name, "=", *_written(trace, node))
         if len(operands) > 2 and trace.chance(trace.injection.subgoals):
-            trace.write("->", str(partial[1]), node.operators[1], str(operands[2]), behavior="subgoals")
+            _write_subgoals(trace, node, partial)
     result = trace.rng.randint(0, LARGEST_VALUE) if trace.chance(trace.slip) else partial[-1]
     _write_result(trace, node, result)
     trace.values[node.name] = result
+
+
+def _write_subgoals(trace: _Trace, node: Node, partial: list[int]) -> None:
+    """`-> S op C op D -> T op D`: the first operation carried out, then the next, until one is left."""
+    for done in range(1, len(node.operators)):
+        values = [partial[done], *(_value(trace, operand) for operand in node.operands[done + 1 :])]
+        rest = _interleave([[str(value)] for value in values], node.operators[done:])
+        trace.write("->", *rest, behavior="subgoals")
 
 
 def _write_result(trace: _Trace, node: Node, result: int) -> None:
@@ -140,6 +155,8 @@ def _write_result(trace: _Trace, node: Node, result: int) -> None:
     check = ("check", *_substituted(trace, node), str(result))
     if not trace.chance(trace.injection.verification):
         trace.write(node.name, str(result))
+        if trace.chance(trace.injection.filler):
+            trace.write(*check, "ok", behavior="filler")
     elif trace.rng.random() < 0.5:
         trace.write(node.name, str(result))
         trace.write(*check, "ok", behavior="verification")

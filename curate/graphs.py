@@ -4,7 +4,7 @@ A quantity is *unlocked* when all its parents are solved, *locked* otherwise (Be
 arXiv 2505.18917, section 4): the injected behaviours are defined on this graph alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from curate.errors import InputError
@@ -43,14 +43,19 @@ class Graph:
     @cached_property
     def necessary(self) -> tuple[Node, ...]:
         """The operations that the queries depend on, in statement order; distractors are left out."""
-        needed: set[str] = set()
-        stack = list(self.queries)
+        needed = self.ancestry(*self.queries)
+        return tuple(node for node in self.nodes.values() if node.name in needed and not node.is_leaf)
+
+    def ancestry(self, *names: str) -> set[str]:
+        """These quantities and all that they depend on."""
+        found: set[str] = set()
+        stack = list(names)
         while stack:
             name = stack.pop()
-            if name not in needed:
-                needed.add(name)
+            if name not in found:
+                found.add(name)
                 stack.extend(self.nodes[name].parents)
-        return tuple(node for node in self.nodes.values() if node.name in needed and not node.is_leaf)
+        return found
 
     @property
     def answer(self) -> str:
@@ -69,44 +74,54 @@ def evaluate(operands: list[int], operators: tuple[str, ...]) -> list[int]:
 def parse_statements(text: str) -> Graph:
     """Read the graph of `k 6 l 7 m = k + 9 ? m`: leaves, operations, and the queried names after `?`.
 
+    Statements may stand in any order.
+
     Raises:
-        InputError: the text is not of that form, or uses a name before it is stated.
+        InputError: the text is not of that form, a name has no statement, or a quantity depends on itself.
     """
     statements, mark, queries = text.partition("?")
     if not mark or not queries.split():
         raise InputError(f"expected statements, '?' and the names asked for, came {text[:80]!r}")
     tokens = statements.split()
-    nodes: dict[str, Node] = {}
+    stated: dict[str, Node] = {}
     position = 0
     while position < len(tokens):
-        node, position = _parse_statement(tokens, position, nodes)
-        nodes[node.name] = node
+        node, position = _read_statement(tokens, position)
+        stated[node.name] = node
+    values: dict[str, int] = {}
     asked = tuple(queries.split())
-    unknown = [name for name in asked if name not in nodes]
-    if unknown:
-        raise InputError(f"the question asks for {unknown[0]!r}, which no statement defines")
-    return Graph(nodes, asked)
+    for name in (*stated, *asked):
+        _solve(name, stated, values, ())
+    return Graph({name: replace(node, value=values[name]) for name, node in stated.items()}, asked)
 
 
-def _parse_statement(tokens: list[str], start: int, nodes: dict[str, Node]) -> tuple[Node, int]:
+def _read_statement(tokens: list[str], start: int) -> tuple[Node, int]:
+    """One statement, its value still open unless it is a leaf, and the position after it."""
     name, rest = tokens[start], tokens[start + 1 :]
     if rest and rest[0].isdigit():
         return Node(name, (int(rest[0]),), (), int(rest[0])), start + 2
     if len(rest) < 2 or rest[0] != "=":
         raise InputError(f"statement {name!r}: expected a number or '= expression', came {' '.join(rest[:3])!r}")
-    operands, operators, used = [_operand(rest[1], nodes)], [], 2
+    operands, operators, used = [_operand(rest[1])], [], 2
     while used + 1 < len(rest) and rest[used] in OPERATORS:
         operators.append(rest[used])
-        operands.append(_operand(rest[used + 1], nodes))
+        operands.append(_operand(rest[used + 1]))
         used += 2
-    values = [nodes[o].value if isinstance(o, str) else o for o in operands]
-    result = evaluate(values, tuple(operators))[-1]
-    return Node(name, tuple(operands), tuple(operators), result), start + 1 + used
+    return Node(name, tuple(operands), tuple(operators), 0), start + 1 + used
 
 
-def _operand(token: str, nodes: dict[str, Node]) -> str | int:
-    if token.isdigit():
-        return int(token)
-    if token not in nodes:
-        raise InputError(f"{token!r} is used before it is stated")
-    return token
+def _operand(token: str) -> str | int:
+    return int(token) if token.isdigit() else token
+
+
+def _solve(name: str, stated: dict[str, Node], values: dict[str, int], path: tuple[str, ...]) -> int:
+    """The value of a quantity, computed from its parents first."""
+    if name in path:
+        raise InputError(f"{name!r} depends on itself")
+    if name not in stated:
+        raise InputError(f"no statement defines {name!r}")
+    if name not in values:
+        node = stated[name]
+        operands = [_solve(o, stated, values, (*path, name)) if isinstance(o, str) else o for o in node.operands]
+        values[name] = evaluate(operands, node.operators)[-1]
+    return values[name]

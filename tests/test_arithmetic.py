@@ -1,6 +1,7 @@
 """The embedded problem source: right answers, disjoint splits, no cheap constant answer."""
 
 import collections
+import dataclasses
 import random
 
 import pytest
@@ -14,9 +15,9 @@ DESIGN_PROMPT = "k 6 l 7 m = k + 9 n = k + l o = m - l + k p = o - 1 q = p - k r
 
 
 def evaluate_with_python(prompt: str) -> str:
-    """The answer by Python's own interpreter: an independent reading of the problem text."""
+    """The answer by Python's own interpreter: an independent reading of the problem text, whatever its order."""
     statements, _, queries = prompt.partition("?")
-    words, names = statements.split(), {}
+    words, expressions = statements.split(), {}
     position = 0
     while position < len(words):
         name, position = words[position], position + 1
@@ -24,9 +25,14 @@ def evaluate_with_python(prompt: str) -> str:
         end = start + 1
         while end < len(words) and words[end] in "+-":
             end += 2
-        names[name] = eval(" ".join(words[start:end]), {}, names)
+        expressions[name] = " ".join(words[start:end])
         position = end
-    return " ".join(str(names[name]) for name in queries.split())
+    values = {}
+    while len(values) < len(expressions):
+        for name, text in expressions.items():
+            if {word for word in text.split() if word.isalpha()} <= set(values):
+                values[name] = eval(text, {}, values)
+    return " ".join(str(values[name]) for name in queries.split())
 
 
 def test_every_answer_equals_what_python_computes():
@@ -74,6 +80,91 @@ def test_a_longer_list_starts_with_the_shorter_one():
     assert arithmetic.problems(size=50, split="A")[:20] == shorter
 
 
+def steps_of(trace: str, style: str) -> list[str]:
+    """Names in the order in which a clean trace solves them."""
+    words = trace.split()[1 : trace.split().index("</think>")]
+    if style == "short":
+        return words[::2]
+    return [words[i] for i in range(len(words)) if words[i].isalpha() and words[i + 1] == "="]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_each_step_solves_the_earliest_stated_quantity_whose_parents_are_solved(style):
+    out_of_order = 0
+    for _, graph in arithmetic.generate(size=200, operations=(3, 7), split="train", seed=5):
+        steps = steps_of(write_trace(graph, style, random.Random(0))[0], style)
+        solved = {name for name, node in graph.nodes.items() if node.is_leaf}
+        needed = [node.name for node in graph.necessary]
+        assert sorted(steps) == sorted(needed)
+        for step in steps:
+            ready = [name for name in needed if name not in solved and set(graph.nodes[name].parents) <= solved]
+            assert step == ready[0]
+            solved.add(step)
+        out_of_order += steps != needed
+    assert 40 < out_of_order < 160
+
+
+def test_disorder_moves_statements_by_no_more_than_its_bound():
+    """With disorder below 1 no two statements change places; far above the count the order tells next to nothing."""
+    in_order = {}
+    for disorder in (0.0, 0.99, 2.0, 99.0):
+        shape, rng = dataclasses.replace(arithmetic.COMMON, disorder=disorder), random.Random(4)
+        graphs = [arithmetic.draw_graph(rng, 5, shape) for _ in range(300)]
+        forward = [name for graph in graphs for name in forward_references(graph)]
+        in_order[disorder] = len(forward)
+        for graph in graphs:
+            first = arithmetic.LETTERS.index(next(iter(graph.nodes)))
+            expected = [arithmetic.LETTERS[(first + i) % 20] for i in range(len(graph.nodes))]
+            assert list(graph.nodes) == expected  # letters follow the statements
+    assert in_order[0.0] == in_order[0.99] == 0 < in_order[2.0] < in_order[99.0] / 2
+
+
+def forward_references(graph) -> list[str]:
+    places = {name: place for place, name in enumerate(graph.nodes)}
+    return [name for name, node in graph.nodes.items() for parent in node.parents if places[parent] > places[name]]
+
+
+def test_shifted_problems_are_of_another_kind():
+    common, shifted = (
+        [parse_statements(p.prompt) for p in arithmetic.problems(size=300, operations=(8, 10), split=split)]
+        for split in ("B", "shifted")
+    )
+
+    def mean_parents(graphs):
+        counts = [len(node.parents) for graph in graphs for node in graph.necessary]
+        return sum(counts) / len(counts)
+
+    def distractors(graph):
+        return sum(not node.is_leaf for node in graph.nodes.values()) - len(graph.necessary)
+
+    assert mean_parents(shifted) > mean_parents(common) + 0.2
+    assert {distractors(graph) for graph in shifted} == {2, 3, 4}
+    assert {distractors(graph) for graph in common} == {0, 1, 2}
+
+
+def test_subgoals_carry_out_one_operation_at_a_time():
+    graph = parse_statements("a 9 b 2 c 4 d = a - b + c - a ? d")
+    trace, spans = write_trace(graph, "long", random.Random(0), Injection(subgoals=1.0))
+    assert trace == "<think> d = 9 - 2 + 4 - 9 -> 7 + 4 - 9 -> 11 - 9 d 2 </think> ans 2"
+    assert [span.behavior for span in spans] == ["subgoals", "subgoals"]
+    full, _ = write_trace(graph, "full", random.Random(0), Injection(subgoals=1.0))
+    assert full.startswith("<think> d = a 9 - b 2 + c 4 - a 9 -> 7 + 4 - 9 -> 11 - 9 d 2 ")
+
+
+def test_filler_is_as_long_as_all_behaviours_and_says_nothing():
+    behaved = filled = 0
+    for index, (_, graph) in enumerate(arithmetic.generate(size=400, operations=(2, 6), split="train", seed=2)):
+        trace, spans = write_trace(graph, "long", random.Random(index), Injection(filler=0.92))
+        filled += len(trace.split())
+        behaved += len(write_trace(graph, "long", random.Random(index), ALL_BEHAVIORS)[0].split())
+        words = trace.split()
+        for span in spans:
+            check = words[span.start : span.end]
+            assert (check[0], check[-1], span.behavior) == ("check", "ok", "filler")
+            assert eval(" ".join(check[1:-2])) == int(check[-2])
+    assert filled == pytest.approx(behaved, rel=0.1)
+
+
 def test_several_traces_of_a_problem_differ_in_style():
     examples = list(arithmetic.examples(size=30, traces=3))
     assert len(examples) == 90
@@ -114,6 +205,18 @@ def test_injection_rates_are_the_probabilities_asked_for():
     assert abs(analysed / steps - 0.5) < 5 * (0.25 / steps) ** 0.5
 
 
+def test_after_a_reflection_the_trace_works_on_what_was_missing():
+    followed = 0
+    for index, (_, graph) in enumerate(arithmetic.generate(size=150, operations=(4, 6), split="train", seed=8)):
+        trace, spans = write_trace(graph, "long", random.Random(index), Injection(reflection=1.0))
+        words = trace.split()
+        for span in spans:
+            missing, next_step = words[span.start + 3], words[span.end]
+            assert next_step in graph.ancestry(missing)
+            followed += 1
+    assert followed > 100
+
+
 def test_reflection_names_a_parent_that_is_really_missing():
     for index, example in enumerate(arithmetic.examples(size=100, styles={"long": 1.0}, operations=(5, 6))):
         injected = inject(example, Injection(reflection=1.0), random.Random(index))
@@ -128,7 +231,8 @@ def test_reflection_names_a_parent_that_is_really_missing():
     ("prompt", "message"),
     [
         ("a 1 b = a + 2", r"'\?'"),
-        ("a 1 b = c + 2 ? b", "'c' is used before it is stated"),
+        ("a 1 b = c + 2 ? b", "no statement defines 'c'"),
+        ("a 1 b = c + 2 c = b - 1 ? b", "'b' depends on itself"),
         ("a 1 b + 2 ? b", "statement 'b'"),
         ("a 1 ? z", "'z'"),
     ],

@@ -53,7 +53,7 @@ VALUES = r"\d+(?: [+-] \d+)*"
 SPANS = {
     "reflection": r"try [a-t] need [a-t] back",
     "analysis": r"given (?P<statement>[a-t] = [a-t\d]+(?: [+-] [a-t\d]+)*)",
-    "subgoals": r"-> \d+ [+-] \d+",
+    "subgoals": r"-> \d+(?: [+-] \d+)+",
     "verification": rf"(?:Wait [a-t] = (?P<again>{VALUES}) [a-t] (?P<value>\d+)|check (?P<sum>{VALUES}) (?P<result>\d+) ok"
     rf"|[a-t] (?P<slip>\d+) check (?P<redone>{VALUES}) (?P<right>\d+) wrong [a-t] (?P=right))",
 }

@@ -9,14 +9,14 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import LlamaForCausalLM
 
-from curate.arithmetic import LETTERS, draw_graph, statement_words
+from curate.arithmetic import COMMON, LETTERS, draw_graph, statement_words
 from curate.behaviors import ALL_BEHAVIORS, BEHAVIORS, LARGEST_VALUE, Injection, write_trace
 from curate.errors import OutputExists
 from curate.files import content_hash
@@ -48,6 +48,8 @@ STAGES = (
     Stage(0.35, 0.08, 0.03, 0.09, 0.80, 6),
     Stage(0.50, 0.08, 0.03, 0.03, 0.86, 6),
 )
+FACT_SHARES = (0.5, 0.3, 0.2)
+"""Of facts with one, two and three operations."""
 WARMUP_STEPS = 200
 CHUNK_ITEMS = 1024
 
@@ -147,7 +149,7 @@ def _item(rng: random.Random, done: float, config: BaseConfig) -> TokenSequence:
     kinds: tuple[Callable[[], TokenSequence], ...] = (
         lambda: _facts(rng),
         lambda: _recall(rng),
-        lambda: _copying(rng, stage.most_operations),
+        lambda: _copying(rng, stage, config),
         lambda: _worked(rng, stage, config),
     )
     return rng.choices(kinds, (stage.facts, stage.recall, stage.copying, stage.problems))[0]()
@@ -158,11 +160,11 @@ def _sequence(words: list[str], counted: list[bool]) -> TokenSequence:
 
 
 def _facts(rng: random.Random) -> TokenSequence:
-    """8 x `= A op B [op C] letter R`, two operations in 40 %; the loss counts R alone."""
+    """8 x `= A op B [op C [op D]] letter R`; the loss counts R alone."""
     words: list[str] = []
     counted: list[bool] = []
     for _ in range(8):
-        fact = _fact(rng, operations=2 if rng.random() < 0.4 else 1)
+        fact = _fact(rng, operations=rng.choices((1, 2, 3), FACT_SHARES)[0])
         words += fact
         counted += [False] * (len(fact) - 1) + [True]
     return _sequence(words, counted)
@@ -186,9 +188,9 @@ def _recall(rng: random.Random) -> TokenSequence:
     return _sequence(words, [False] * 15 + [False, True] * 14)
 
 
-def _copying(rng: random.Random, most_operations: int) -> TokenSequence:
+def _copying(rng: random.Random, stage: Stage, config: BaseConfig) -> TokenSequence:
     """A problem's statements, then its operations again in random order; the loss counts what follows `x =`."""
-    graph = draw_graph(rng, rng.randint(1, most_operations))
+    graph = _graph(rng, stage, config)
     statements = [statement_words(node) for node in graph.nodes.values()]
     words = [word for statement in statements for word in statement] + ["<think>"]
     counted = [False] * len(words)
@@ -201,13 +203,17 @@ def _copying(rng: random.Random, most_operations: int) -> TokenSequence:
 
 def _worked(rng: random.Random, stage: Stage, config: BaseConfig) -> TokenSequence:
     """A problem with its trace; the loss counts what follows `<think>`."""
-    graph = draw_graph(rng, rng.randint(1, stage.most_operations))
+    graph = _graph(rng, stage, config)
     style = rng.choices(list(config.styles), list(config.styles.values()))[0]
     slip = config.slip if stage.start > 0 else 0.0
     trace, _ = write_trace(graph, style, rng, _some_behaviors(rng, config.behaviors), slip=slip)
     question = _question(graph)
     response = [*trace.split()[1:], "<eos>"]
     return _sequence([*question, *response], [False] * len(question) + [True] * len(response))
+
+
+def _graph(rng: random.Random, stage: Stage, config: BaseConfig) -> Graph:
+    return draw_graph(rng, rng.randint(1, stage.most_operations), replace(COMMON, disorder=config.disorder))
 
 
 def _question(graph: Graph) -> list[str]:
