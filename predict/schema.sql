@@ -28,7 +28,7 @@ CREATE TABLE evaluation_jobs (
     run_id VARCHAR NOT NULL, step BIGINT NOT NULL,
     key_id VARCHAR NOT NULL,         -- hash of `key`: numbers of different key_id are not comparable
     seed BIGINT NOT NULL,            -- of the sampling
-    purpose VARCHAR NOT NULL,        -- signals (may enter a forecast), outcome, other
+    purpose VARCHAR NOT NULL,        -- signals, rl_signals (on RL's problems, before it), outcome, outcome_shifted, other
     benchmark VARCHAR NOT NULL,
     key JSON NOT NULL,               -- benchmark, split, problem set, template, verifier, temperature, ...
     provenance JSON NOT NULL,
@@ -48,7 +48,7 @@ CREATE TABLE evaluations (
 CREATE TABLE losses (
     run_id VARCHAR NOT NULL, step BIGINT NOT NULL,
     heldout VARCHAR NOT NULL, heldout_hash VARCHAR NOT NULL,
-    kind VARCHAR NOT NULL,           -- shared, own, style_free, result_tokens
+    kind VARCHAR NOT NULL,           -- shared, own, style_free, result_tokens, rl_style_free, rl_result_tokens
     nats_per_token DOUBLE, nats_per_example DOUBLE, tokens BIGINT, examples BIGINT,
     entropy_teacher_forced DOUBLE    -- nats a token
 );
@@ -138,6 +138,8 @@ SELECT run_id, step,
        arg_max(nats_per_token, rowid) FILTER (kind = 'own') AS gen_loss_own,
        arg_max(nats_per_example, rowid) FILTER (kind = 'style_free') AS gen_loss_style_free,
        arg_max(nats_per_token, rowid) FILTER (kind = 'result_tokens') AS gen_loss_result,
+       arg_max(nats_per_example, rowid) FILTER (kind = 'rl_style_free') AS rl_loss_style_free,
+       arg_max(nats_per_token, rowid) FILTER (kind = 'rl_result_tokens') AS rl_loss_result,
        arg_max(heldout_hash, rowid) FILTER (kind = 'shared') AS heldout_hash
 FROM losses GROUP BY run_id, step;
 
@@ -153,13 +155,20 @@ WITH wide AS (
     FROM checkpoint_pass WHERE purpose = 'signals' GROUP BY run_id, step
 ), entropies AS (
     SELECT run_id, step, arg_max(value, rowid) AS entropy_t1 FROM signals WHERE name = 'entropy_t1' GROUP BY run_id, step
+), on_rl_problems AS (
+    SELECT run_id, step, any_value(value) FILTER (k = 1) AS rl_pass_at_1, any_value(value) FILTER (k = 8) AS rl_pass_at_8,
+           any_value(value) FILTER (k = 32) AS rl_pass_at_32, any_value(counts.mixed_share) AS rl_mixed_share,
+           any_value(counts.expected_signal) AS rl_expected_signal
+    FROM checkpoint_pass JOIN checkpoint_counts counts USING (run_id, step, purpose)
+    WHERE purpose = 'rl_signals' GROUP BY run_id, step
 ), ids AS (
     SELECT run_id, step FROM wide UNION SELECT run_id, step FROM checkpoint_losses
 )
 SELECT ids.run_id, ids.step, wide.* EXCLUDE (run_id, step), losses.* EXCLUDE (run_id, step), entropy_t1,
-       mixed_share, expected_signal, mean_tokens, truncated_share
+       mixed_share, expected_signal, mean_tokens, truncated_share, on_rl_problems.* EXCLUDE (run_id, step)
 FROM ids
 LEFT JOIN wide USING (run_id, step)
+LEFT JOIN on_rl_problems USING (run_id, step)
 LEFT JOIN checkpoint_losses losses USING (run_id, step)
 LEFT JOIN entropies USING (run_id, step)
 LEFT JOIN (SELECT * FROM checkpoint_counts WHERE purpose = 'signals') USING (run_id, step);
@@ -175,17 +184,20 @@ WITH early AS ( -- reward in the first 5 steps: level at step 1 and change a ste
     SELECT run_id, step, any_value(value) FILTER (k = 1) AS post_pass_at_1,
            any_value(value) FILTER (k = 8) AS post_pass_at_8, any_value(value) FILTER (k = 64) AS post_pass_at_64
     FROM checkpoint_pass WHERE purpose = 'outcome' GROUP BY run_id, step
+), shifted AS (
+    SELECT run_id, step, value AS post_shifted_pass_at_1 FROM checkpoint_pass WHERE purpose = 'outcome_shifted' AND k = 1
 )
 SELECT r.run_id, r.rl_seed, r.rl_recipe, r.status, r.parent_run_id AS start_run_id, r.parent_step AS start_step,
        r.stage, r.base_model, r.cell, r.steps, r.seconds, r.created_at,
        start.* EXCLUDE (run_id, step),
-       post_pass_at_1, post_pass_at_8, post_pass_at_64,
+       post_pass_at_1, post_pass_at_8, post_pass_at_64, post_shifted_pass_at_1,
        counts.mean_tokens AS post_tokens, counts.half_1, counts.half_2, counts.sampling_variance,
        early_reward_start, early_reward_slope
 FROM runs r
 LEFT JOIN checkpoint_signals start ON start.run_id = r.parent_run_id AND start.step = r.parent_step
 LEFT JOIN ended ON ended.run_id = r.run_id
 LEFT JOIN post ON post.run_id = ended.run_id AND post.step = ended.steps
+LEFT JOIN shifted ON shifted.run_id = ended.run_id AND shifted.step = ended.steps
 LEFT JOIN checkpoint_counts counts ON counts.run_id = ended.run_id AND counts.step = ended.steps AND counts.purpose = 'outcome'
 LEFT JOIN early ON early.run_id = r.run_id
 WHERE r.stage IN ('grpo', 'dense_path');
@@ -195,7 +207,8 @@ CREATE VIEW checkpoints AS
 WITH outcomes AS (
     SELECT start_run_id, start_step, rl_recipe,
            avg(post_pass_at_1) AS outcome_pass_at_1, stddev_samp(post_pass_at_1) AS outcome_sd,
-           count(post_pass_at_1) AS n_rl_seeds, avg(post_pass_at_64) AS outcome_pass_at_64, avg(post_tokens) AS outcome_tokens,
+           count(post_pass_at_1) AS n_rl_seeds, avg(post_pass_at_64) AS outcome_pass_at_64,
+           avg(post_shifted_pass_at_1) AS outcome_shifted_pass_at_1, avg(post_tokens) AS outcome_tokens,
            avg(half_1) AS outcome_half_1, avg(half_2) AS outcome_half_2,
            avg(sampling_variance) / count(post_pass_at_1) AS outcome_sampling_variance,
            avg(early_reward_start) AS early_reward_start, avg(early_reward_slope) AS early_reward_slope,

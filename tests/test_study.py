@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+import predict
 from curate.config import check_config
 from curate.errors import CheckFailed, InputError, UsageError
+from predict import store
 from train import checkpoints
 from train.cli import main
 from train.configs import CONFIGS
@@ -22,7 +24,7 @@ from train.identity import grpo_run, sft_run
 from train.records import RunFolder
 from train.study import StudyConfig, plan, run_study
 
-BASE = Path(__file__).parent.parent / "studies/lab/bases/branching-s0"
+BASE = Path(__file__).parent.parent / "studies/lab/bases/l4-behaved-s0"
 RECIPE = {
     "name": "tiny",
     "sources": [{"task": "arithmetic", "size": 24, "operations": [2, 3], "traces": 2}],
@@ -366,3 +368,50 @@ def test_a_terminated_study_stops_its_stages_and_goes_on_when_run_again(recipe):
     [record] = runs(home, "sft")
     assert record.run.status == "done"
     assert len(record.metric("loss")) == record.run.steps
+
+
+def counts_of(folder: RunFolder) -> dict[tuple[str, int], tuple[int, int, float]]:
+    """(purpose, step) -> problems, samples a problem, share correct."""
+    found = {}
+    for file in sorted((folder.path / "evaluations").glob("*.json")):
+        rows = pq.read_table(file.with_suffix(".parquet")).to_pylist()
+        share = sum(row["num_correct"] for row in rows) / sum(row["num_samples"] for row in rows)
+        purpose = json.loads(file.read_text())["provenance"]["purpose"]
+        found[purpose, rows[0]["step"]] = (len(rows), rows[0]["num_samples"], share)
+    return found
+
+
+def test_rl_problems_a_shifted_set_and_kept_steps_are_measured_and_reach_the_store(recipe):
+    wanted = {
+        **STUDY["evaluate"],
+        "rl_signals": {"problems": 2, "num_samples": 32},
+        "shifted": {"set": "shifted", "problems": 2, "num_samples": 2, "operations": [8, 8]},
+        "heldout": ["shared", "rl_style_free", "rl_result_tokens"],
+    }
+    config = study(recipe, evaluate=wanted, grid={"variant": ["some"]}, grpo={**STUDY["grpo"], "steps": 2, "keep_steps": [1]})
+    run_study(config, silent=True)
+    home = recipe.parent / "home"
+    [tuned], [trained] = runs(home, "sft"), runs(home, "grpo")
+    before, after = counts_of(tuned), counts_of(trained)
+    step = tuned.run.steps
+    assert {key: value[:2] for key, value in before.items()} == {
+        ("signals", step): (3, 4),
+        ("rl_signals", step): (2, 32),
+        ("outcome", step): (3, 2),
+    }
+    assert {key: value[:2] for key, value in after.items()} == {
+        ("outcome", 1): (3, 2),
+        ("outcome", 2): (3, 2),
+        ("outcome_shifted", 2): (2, 2),
+    }
+    store.ingest(home)
+    row = predict.load(home).filter(run_id=tuned.run.run_id).to_dicts()[0]
+    assert row["rl_pass_at_1"] == pytest.approx(before["rl_signals", step][2])
+    assert row["pass_at_1"] == pytest.approx(before["signals", step][2])
+    assert row["outcome_shifted_pass_at_1"] == pytest.approx(after["outcome_shifted", 2][2])
+    assert row["outcome_pass_at_1"] == pytest.approx(after["outcome", 2][2])
+    losses = {loss["kind"]: loss for loss in map(json.loads, (tuned.path / "losses.jsonl").read_text().splitlines())}
+    assert row["rl_loss_style_free"] == losses["rl_style_free"]["nats_per_example"]
+    assert row["rl_loss_result"] == losses["rl_result_tokens"]["nats_per_token"]
+    assert losses["rl_style_free"]["examples"] == len(open_problems(next(home.glob("datasets/*/some"))).rows)
+    assert row["rl_mixed_share"] is not None and row["rl_expected_signal"] is not None

@@ -23,7 +23,7 @@ from curate.recipe import Recipe
 from train.cli import main
 from train.records import RunFolder
 
-BASE = Path(__file__).parent.parent / "studies/lab/bases/branching-s0"
+BASE = Path(__file__).parent.parent / "studies/lab/bases/l4-behaved-s0"
 COMMANDS = ("base", "sft", "grpo", "evaluate", "study")
 RECIPE = {
     "name": "tiny",

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -30,7 +30,7 @@ from curate.errors import CheckFailed, ForerunError, InputError, UsageError
 from curate.files import content_hash, read_json, write_json, write_text
 from curate.recipe import load_recipe
 from train import checkpoints
-from train.configs import EvaluateConfig, GrpoConfig, ProblemSet, SftConfig
+from train.configs import EvaluateConfig, GrpoConfig, HeldoutKind, ProblemSet, Purpose, SftConfig
 from train.datasets import open_dataset, open_problems
 from train.identity import grpo_run, sft_run
 from train.records import Run, RunFolder, workspace
@@ -49,12 +49,22 @@ class Seeds(Config):
     rl: tuple[int, ...] = (0,)
 
 
+class RlProblems(Config):
+    """How many of the dataset's RL problems are sampled before RL."""
+
+    problems: int = Field(128, ge=1)
+    num_samples: int = Field(32, ge=1)
+
+
 class Measurements(Config):
     """What is measured before RL and after it."""
 
     signals: ProblemSet
+    rl_signals: RlProblems | None = None
     outcome: ProblemSet
-    heldout: tuple[Literal["shared", "own", "style_free", "result_tokens"], ...] = ("shared", "own")
+    shifted: ProblemSet | None = None
+    """After RL alone: problems of another kind."""
+    heldout: tuple[HeldoutKind, ...] = ("shared", "own")
     temperature: float = Field(1.0, ge=0)
     max_tokens: int = Field(120, ge=1)
     seed: int = 0
@@ -168,9 +178,6 @@ def run_study(
     if "build" in chosen:
         for seed in sorted({cell.data_seed for cell in cells}):
             study.build(seed, progress)
-    if "signals" in chosen:
-        for base in study.bases:
-            study.measure_base(base)
     failures = _run_chains(study, cells, workers, progress)
     if failures:
         raise CheckFailed(f"{len(failures)} of {len(cells)} checkpoints failed:\n" + "\n".join(failures))
@@ -181,12 +188,14 @@ def _run_chains(study: "_Study", cells: list[Cell], workers: int, progress: Prog
     """Run all chains; a failed one is noted and the others go on."""
     failures = []
     with ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(study.chain, cell, progress): cell for cell in cells}
+        futures = {pool.submit(study.chain, cell, progress): cell.label for cell in cells}
+        if "signals" in study.stages:
+            futures |= {pool.submit(study.measure_base, base): base for base in study.bases}
         try:
             for future in as_completed(futures):
                 error = future.exception()
                 if isinstance(error, ForerunError):
-                    failures.append(f"  {futures[future].label}: {error}")
+                    failures.append(f"  {futures[future]}: {error}")
                 elif error is not None:
                     raise error
         except BaseException:
@@ -315,8 +324,7 @@ class _Study:
 
     def measure_base(self, base: str) -> None:
         """Sample the signal problems from a base model: what SFT adds or takes is judged against it."""
-        settings = self._evaluate_config("signals", self.bases[base].id.run_id, None)
-        self._evaluate_once("signals", settings)
+        self._evaluate_once(self._evaluate_config("signals", self.bases[base].id.run_id, None))
 
     def chain(self, cell: Cell, progress: Progress) -> None:
         """Take one checkpoint through the chosen stages.
@@ -340,7 +348,8 @@ class _Study:
             if "grpo" in self.stages:
                 self._train("grpo", grpo, rl_run, cell, progress)
             if "outcome" in self.stages:
-                self._measure("outcome", rl_run.run_id, cell, progress, None, before=run.run_id)
+                kept = [f"{rl_run.run_id}@{step}" for step in grpo.keep_steps if step < grpo.steps]
+                self._measure("outcome", rl_run.run_id, cell, progress, dataset.folder, [run.run_id, *kept])
 
     def _sft_config(self, cell: Cell, dataset: Path) -> SftConfig:
         base = {k: v for k, v in self.config.sft.items() if (k, v) != ("epochs", "from_variant")}
@@ -358,35 +367,50 @@ class _Study:
         progress.report(stage, cell.label, took)
 
     def _measure(
-        self, purpose: str, run_id: str, cell: Cell, progress: Progress, dataset: Path | None, before: str | None = None
+        self,
+        stage: Literal["signals", "outcome"],
+        run_id: str,
+        cell: Cell,
+        progress: Progress,
+        dataset: Path,
+        others: Iterable[str] = (),
     ) -> None:
-        """Signals of an SFT checkpoint; or the outcome of an RL run and, on the same problems, of its start."""
-        seconds = None
-        for target in filter(None, (before, run_id)):
-            took = self._evaluate_once(purpose, self._evaluate_config(purpose, target, dataset))
-            seconds = took if seconds is None else seconds + (took or 0.0)
-        progress.report(purpose, cell.label, seconds)
+        """Signals of an SFT checkpoint; or the outcome of an RL run and, on the same problems, of `others`: its start, kept steps."""
+        wanted = self.config.evaluate
+        jobs: list[tuple[Purpose, str]] = [(stage, target) for target in (*others, run_id)]
+        if stage == "signals" and wanted.rl_signals:
+            jobs.append(("rl_signals", run_id))
+        if stage == "outcome" and wanted.shifted:
+            jobs.append(("outcome_shifted", run_id))
+        took = [self._evaluate_once(self._evaluate_config(purpose, target, dataset)) for purpose, target in jobs]
+        done = [seconds for seconds in took if seconds is not None]
+        progress.report(stage, cell.label, sum(done) if done else None)
 
-    def _evaluate_once(self, purpose: str, config: EvaluateConfig) -> float | None:
+    def _evaluate_once(self, config: EvaluateConfig) -> float | None:
         """Seconds of the evaluation, None if it was done before."""
         settings = config.model_dump(mode="json")
-        marker = self.jobs / "done" / f"{purpose}-{content_hash(settings)}.json"
+        marker = self.jobs / "done" / f"{config.purpose}-{content_hash(settings)}.json"
         with self.locks[marker.name]:
-            if marker.exists() and any(RunFolder.of(self.home, config.model).path.glob("evaluations/*.parquet")):
+            record = RunFolder.of(self.home, config.model.partition("@")[0])
+            if marker.exists() and any(record.path.glob("evaluations/*.parquet")):
                 return None
-            took = self._stage("evaluate", f"{purpose}-{config.model}", settings)
+            took = self._stage("evaluate", f"{config.purpose}-{config.model}", settings)
             write_json(marker, {"run_id": config.model, "seconds": took})
             return took
 
-    def _evaluate_config(self, purpose: str, run_id: str, dataset: Path | None) -> EvaluateConfig:
+    def _evaluate_config(self, purpose: Purpose, run_id: str, dataset: Path | None) -> EvaluateConfig:
         wanted = self.config.evaluate
+        problems = {"signals": wanted.signals, "outcome": wanted.outcome, "outcome_shifted": wanted.shifted}
+        if wanted.rl_signals and dataset:
+            problems["rl_signals"] = ProblemSet(set=str(dataset / "rl.parquet"), **wanted.rl_signals.model_dump())
+        losses = dataset is not None and purpose == "signals"
         return EvaluateConfig(
             home=self.home,
             model=run_id,
-            problems=wanted.signals if purpose == "signals" else wanted.outcome,
+            problems=problems[purpose],
             purpose=purpose,
-            heldout=wanted.heldout if dataset else (),
-            dataset=dataset,
+            heldout=wanted.heldout if losses else (),
+            dataset=dataset if losses else None,
             temperature=wanted.temperature,
             max_tokens=wanted.max_tokens,
             seed=wanted.seed,
