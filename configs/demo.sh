@@ -9,7 +9,7 @@ study() { train study configs/demo.yaml --home "$home" --workers "$workers" --se
 
 say "Four fresh SFT checkpoints: curate, train, measure held-out loss and pass@1..64"
 study --stages build,sft,signals
-say "What is known so far: 48 checkpoints with their RL outcomes"
+say "What is known so far: the packed checkpoints of studies/lab with their RL outcomes"
 predict ingest studies/lab/runs --home "$home"
 say "Forecast: written down before any RL is run on the four"
 waiting=$(predict sql --home "$home" --format csv "SELECT count(*) FROM checkpoints WHERE outcome_pass_at_1 IS NULL" | tail -1)

@@ -171,6 +171,8 @@ class _Data:
     outcome: str
     y: Array
     clusters: list[Rows]
+    grouped: bool
+    """Whether the clusters are of a named group; else each row is one."""
     n_runs: int
     seed: int
     notes: list[str]
@@ -201,7 +203,7 @@ class _Data:
         if len(clusters) < 3:
             raise InputError(f"group {group!r} has {len(clusters)} different values; leaving one out needs at least 3")
         n_runs = int(kept["n_rl_seeds"].sum()) if "n_rl_seeds" in kept.columns else len(y)
-        return cls(kept, outcome, y, clusters, n_runs, seed, notes)
+        return cls(kept, outcome, y, clusters, group is not None, n_runs, seed, notes)
 
     @property
     def rows(self) -> list[Rows]:
@@ -244,7 +246,6 @@ def _score_one(data: _Data, predictor: Predictor, baseline: Predictor, direction
     shown = X[:, 0] if len(predictor.terms) == 1 and not predictor.categorical else fitted
     rng = np.random.default_rng(data.seed)
     by_row, by_cluster = _held_out(predictor, X, y, data.rows), _held_out(predictor, X, y, data.clusters)
-    grouped = len(data.clusters) < len(y)
     rank = bootstrap(lambda rows: spearman(shown[rows], y[rows]), data.clusters, rng)
     sign, notes = _sign(predictor, rank.value, directions)
     if len(data.clusters) < 6:
@@ -261,10 +262,10 @@ def _score_one(data: _Data, predictor: Predictor, baseline: Predictor, direction
         r2_half=_half_splits(data, predictor, X),
         r2_loo=by_row.r2(y),
         spearman_loo=spearman(by_row.ranked, y),
-        r2_logo=by_cluster.r2(y) if grouped else None,
-        r2_logo_grand=by_cluster.r2(y, grand=True) if grouped else None,
-        spearman_logo=spearman(by_cluster.ranked, y) if grouped else None,
-        spearman_within=_within(data, by_cluster.ranked) if grouped else None,
+        r2_logo=by_cluster.r2(y) if data.grouped else None,
+        r2_logo_grand=by_cluster.r2(y, grand=True) if data.grouped else None,
+        spearman_logo=spearman(by_cluster.ranked, y) if data.grouped else None,
+        spearman_within=_within(data, by_cluster.ranked) if data.grouped else None,
         mae_loo=float(np.abs(y - by_row.predicted).mean()),
         pairwise_accuracy=_pairwise(by_cluster.ranked, y, data.clusters),
         top1_regret=_top1_regret(data, by_cluster.ranked),

@@ -622,3 +622,10 @@ def test_rank_correlations_of_published_runs(published, subset, outcome, passed,
     assert round(report["gen_loss"].spearman.value, 2) == loss
     assert [score.wrong_signed for score in report.predictors] == [False, False]
     assert any(note.startswith(outcome) for note in report.notes)
+
+
+def test_groups_of_one_row_each_score_as_single_rows_do():
+    report = predict.score(RUNS.with_row_index("single"), outcome="y", predictors=["weak", "signal"], group="single")
+    for score in report.predictors:
+        assert (score.r2_logo, score.spearman_logo) == (score.r2_loo, score.spearman_loo)
+        assert score.spearman_within is None

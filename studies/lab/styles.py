@@ -1,0 +1,120 @@
+"""Which style each checkpoint writes, and how often that style is right: before RL and after it.
+
+    python studies/lab/styles.py --home build/pilot [--variant vary-1536]
+
+Takes the SFT runs of a workspace that have an RL run and samples 64 problems of `dev` x 32 from both. The style is that of
+the first step; `order` and `value` say what went wrong first in a wrong answer: a step before its parents were solved,
+or a wrong number.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import torch
+from transformers.utils import logging
+
+from curate import arithmetic
+from curate.answers import Verdict, verify
+from curate.behaviors import BEHAVIORS, STYLES
+from curate.examples import Problem
+from curate.graphs import Graph, parse_statements
+from predict import store
+from train import checkpoints, rendering
+from train.sampling import make_sampler
+
+PROBLEMS, SAMPLES, MAX_TOKENS = 64, 32, 128
+MARKS = {"reflection": "try", "verification": "check", "subgoals": "->", "analysis": "given"}
+
+
+def main() -> None:
+    """Print a table, two rows a checkpoint."""
+    options = _options()
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    runs = store.query(
+        options.home,
+        "SELECT any_value(r.run_id) AS after, r.start_run_id AS before, c.base_model, c.variant, c.sft_learning_rate AS rate "
+        f"FROM rl_runs r JOIN checkpoints c ON c.run_id = r.start_run_id WHERE c.variant LIKE '{options.variant}' "
+        "GROUP BY ALL ORDER BY base_model, variant, rate",
+    )
+    problems = arithmetic.problems(size=PROBLEMS, operations=(3, 9), split="dev", seed=1)
+    columns = [*(f"{style}: share, right" for style in STYLES), *BEHAVIORS, "order", "value", "tokens"]
+    print("| base | training set | RL | right | " + " | ".join(columns) + " |")
+    print("| --- " * (4 + len(columns)) + "|")
+    for run in runs.to_dicts():
+        for when in ("before", "after"):
+            cells = _measured(checkpoints.resolve(run[when], options.home).folder, problems)
+            print(
+                f"| {run['base_model']} | {run['variant']} lr {run['rate']:g} | {when} | " + " | ".join(cells) + " |", flush=True
+            )
+
+
+def _measured(folder: Path, problems: list[Problem]) -> list[str]:
+    """Share right; share and accuracy of each style; share of completions with each behaviour; first faults; mean tokens."""
+    model, tokenizer = checkpoints.load(folder)
+    prompts = [rendering.prompt_ids(tokenizer, problem) for problem in problems]
+    sampler = make_sampler("native", model.eval(), tokenizer)
+    rollouts = sampler.sample(prompts, group_size=SAMPLES, max_tokens=MAX_TOKENS, temperature=1.0, seed=1)
+    texts = tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
+    written, right, faults, behaviors = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    graphs = [parse_statements(problem.prompt) for problem in problems]
+    for row, text in enumerate(texts):
+        words, style = text.split(), _style(text.split())
+        correct = verify(text, ground_truth=problems[row // SAMPLES].ground_truth) is Verdict.CORRECT
+        written[style] += 1
+        right[style] += correct
+        behaviors.update(name for name, mark in MARKS.items() if mark in words)
+        if not correct:
+            faults[_first_fault(words, graphs[row // SAMPLES])] += 1
+    wrong = max(1, sum(faults.values()))
+    return [
+        f"{sum(right.values()) / len(texts):.2f}",
+        *(f"{written[style] / len(texts):.2f}, {right[style] / max(1, written[style]):.2f}" for style in STYLES),
+        *(f"{behaviors[name] / len(texts):.2f}" for name in BEHAVIORS),
+        *(f"{faults[kind] / wrong:.2f}" for kind in ("order", "value")),
+        f"{float(rollouts.lengths.float().mean()):.0f}",
+    ]
+
+
+def _style(words: list[str]) -> str:
+    """By the first step: `x r`, `x = A`, or `x = u A`."""
+    step = next((place for place in range(len(words) - 2) if words[place] in arithmetic.LETTERS), None)
+    if step is None or words[step + 1] != "=":
+        return "short"
+    return "full" if words[step + 2] in arithmetic.LETTERS else "long"
+
+
+def _first_fault(words: list[str], graph: Graph) -> str:
+    """Of a wrong trace: a quantity given a value before its parents had one (`order`), a wrong value (`value`), or other."""
+    solved = {name for name, node in graph.nodes.items() if node.is_leaf}
+    for name, value in _results(words):
+        if name not in graph.nodes:
+            return "other"
+        if not solved.issuperset(graph.nodes[name].parents):
+            return "order"
+        if int(value) != graph.nodes[name].value:
+            return "value"
+        solved.add(name)
+    return "other"
+
+
+def _results(words: list[str]) -> list[tuple[str, str]]:
+    """`x r` where a step ends: a name and a number that stand in no expression."""
+    inside = words[: words.index("</think>")] if "</think>" in words else words
+    return [
+        (inside[place], inside[place + 1])
+        for place in range(1, len(inside) - 1)
+        if inside[place] in arithmetic.LETTERS and inside[place + 1].isdigit() and inside[place - 1] not in ("=", "+", "-", "try")
+    ]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--home", type=Path, required=True, help="a workspace with an ingested store")
+    parser.add_argument("--variant", default="%", help="SQL LIKE pattern of the training set")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
