@@ -176,10 +176,9 @@ def _try_graph(rng: random.Random, operations: int, shape: Shape) -> Graph | Non
     usable = list(names[:leaves])
     for index in range(leaves, total):
         pool = list(nodes) if index in aside else usable
-        expression = _draw_expression(rng, nodes, pool, [] if index in aside else unused, shape)
-        if expression is None:
+        node = _draw_node(rng, names[index], nodes, pool, [] if index in aside else unused, shape)
+        if node is None:
             return None
-        node = Node(names[index], *expression)
         nodes[node.name] = node
         if index not in aside:
             unused = [name for name in unused if name not in node.parents] + [node.name]
@@ -214,20 +213,16 @@ def _queries(results: list[str], unused: list[str]) -> tuple[str, ...]:
     return tuple(name for name in results if name in asked)
 
 
-Expression = tuple[tuple[str | int, ...], tuple[str, ...], int]
-"""Operands, operators and value of a node."""
-
-
-def _draw_expression(
-    rng: random.Random, nodes: dict[str, Node], pool: Sequence[str], unused: Sequence[str], shape: Shape
-) -> Expression | None:
+def _draw_node(
+    rng: random.Random, name: str, nodes: dict[str, Node], pool: Sequence[str], unused: Sequence[str], shape: Shape
+) -> Node | None:
     for _ in range(50):
         parents = _draw_parents(rng, pool, unused, shape)
         operands: tuple[str | int, ...] = tuple(parents) if len(parents) > 1 else (parents[0], rng.randint(1, 9))
         values = [nodes[o].value if isinstance(o, str) else o for o in operands]
         operators = _draw_operators(rng, values, shape)
         if operators is not None:
-            return operands, operators, evaluate(values, operators)[-1]
+            return Node(name, operands, operators, evaluate(values, operators)[-1])
     return None
 
 

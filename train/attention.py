@@ -174,7 +174,7 @@ class CompiledAttention:
         rotation: Rotation,
     ) -> None:
         _, self.key_heads, width, self.dim = prompts.keys[0].shape
-        self.library, self.heads, self.rotation = library, heads, rotation
+        self.kernel, self.heads, self.rotation = library, heads, rotation
         self.prompt_of_row, self.lengths = prompt_of_row.contiguous(), prompts.lengths.contiguous()
         self.slots = torch.arange(len(prompt_of_row))
         self.prompt_room, self.own_room = _whole_blocks(width), _whole_blocks(positions)
@@ -193,7 +193,7 @@ class CompiledAttention:
         tensors = (projected, self.rotation.cos, self.rotation.sin, *prompts, *own, out, self.scratch)
         sizes = (len(out), time, self.heads, self.key_heads, self.dim, self.prompt_room, self.own_room)
         pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-        self.library.attend(*pointers, *map(ctypes.c_int64, sizes), ctypes.c_float(self.dim**-0.5))
+        self.kernel.attend(*pointers, *map(ctypes.c_int64, sizes), ctypes.c_float(self.dim**-0.5))
         return out
 
     def keep(self, rows: Tensor, written: int) -> None:

@@ -40,7 +40,7 @@ COLLAPSE_WINDOW = 5
 
 @dataclass(frozen=True)
 class Step:
-    """The rollouts of one step that carry gradient: R rows over P prompts."""
+    """The rollouts of one step that carry gradient: R rows over the P prompts that have any."""
 
     prompts: list[list[int]]
     prompt_of_row: Tensor
@@ -144,10 +144,11 @@ def _gradient_rows(rollouts: Rollouts, rewards: Tensor, prompts: list[list[int]]
     advantages = group_advantages(rewards, scale=config.scale_rewards).flatten()
     mixed = (rewards.max(1).values > rewards.min(1).values).repeat_interleave(config.group_size)
     rows = mixed.nonzero()[:, 0] if config.mixed_groups_only else torch.arange(len(advantages))
+    used, prompt_of_row = (rows // config.group_size).unique(return_inverse=True)
     there = rows.to(rollouts.tokens.device)
     return Step(
-        prompts,
-        there // config.group_size,
+        [prompts[index] for index in used.tolist()],
+        prompt_of_row.to(there.device),
         rollouts.tokens[there],
         rollouts.mask[there],
         rollouts.logprobs[there],
@@ -165,7 +166,7 @@ def _update(
     config: GrpoConfig,
 ) -> dict[str, float]:
     """`config.updates` optimiser steps on one batch of rollouts; no rows, no step."""
-    if not len(batch.tokens):
+    if not batch.prompts:
         return {"loss": 0.0, "grad_norm": 0.0}
     model.train()
     loss = norm = 0.0
@@ -237,8 +238,7 @@ class SharedPrompts:
 
     def backward(self) -> None:
         """Add the prompts' part to the weights' gradients, after the micro-batches' own backward passes."""
-        reached = [(tensor, leaf.grad) for tensor, leaf in zip(self.computed, self.read, strict=True) if leaf.grad is not None]
-        torch.autograd.backward([tensor for tensor, _ in reached], [gradient for _, gradient in reached])
+        torch.autograd.backward(self.computed, [leaf.grad for leaf in self.read])
 
 
 def _health(rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:

@@ -31,6 +31,7 @@ from train.loss import entropy, token_logprobs
 BATCH_TOKENS = 4096
 MAX_LENGTH = 1 << 20
 RL_PROBLEMS = 160
+"""How many of RL's problems the `rl_` losses are measured on: the first ones."""
 
 
 def measure(kind: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> dict[str, Any]:
@@ -42,7 +43,8 @@ def measure(kind: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     """
     examples = _rl_examples(dataset) if kind.startswith("rl_") else dataset.heldout(kind)
     if not examples:
-        raise InputError(f"{dataset.folder}: the {kind} held-out set is empty; set heldout.examples in the recipe")
+        setting = "rl_prompts" if kind.startswith("rl_") else "heldout"
+        raise InputError(f"{dataset.folder}: the {kind} held-out set is empty; set {setting}.examples in the recipe")
     identity = content_hash([[example.problem.prompt, example.completion] for example in examples])
     row = {"heldout": f"{dataset.recipe}/{kind}", "heldout_hash": identity, "kind": kind}
     measured = MEASURES[kind.removeprefix("rl_")](model, tokenizer, examples)

@@ -13,4 +13,4 @@ for layers in 4 5; do
             [ -e "$folder/$name" ] || echo "--set name=$name --set layers=$layers --set tokens=$tokens --set behaviors=$behaviors --set seed=$seed --set output=$folder/$name"
         done
     done
-done | xargs -P "$workers" -L 1 train base studies/lab/base.yaml --home "$folder/home"
+done | xargs -r -P "$workers" -L 1 train base studies/lab/base.yaml --home "$folder/home"
