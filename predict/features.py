@@ -85,8 +85,10 @@ def load(home: Path | str | None = None, rl_recipe: str | None = None) -> pl.Dat
 
 
 def names(runs: pl.DataFrame) -> dict[str, str]:
-    """What a person calls each checkpoint, by its id: training set, learning rate, epochs, seed, as far as they are known."""
+    """What a person calls each checkpoint, by its id: training set, learning rate, epochs, seed, and of several base models which."""
     parts = {"variant": "{}", "sft_learning_rate": "lr {:g}", "epochs": "x {}", "data_seed": "seed {}"}
+    if "base_model" in runs.columns and runs["base_model"].n_unique() > 1:
+        parts["base_model"] = "{}"
     return {
         row["id"]: " ".join(text.format(row[name]) for name, text in parts.items() if row.get(name) is not None) or row["id"]
         for row in runs.to_dicts()

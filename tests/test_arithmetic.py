@@ -137,7 +137,12 @@ def test_shifted_problems_are_of_another_kind():
     def distractors(graph):
         return sum(not node.is_leaf for node in graph.nodes.values()) - len(graph.necessary)
 
+    def share_of_plus(graphs):
+        signs = [sign for graph in graphs for node in graph.nodes.values() for sign in node.operators]
+        return signs.count("+") / len(signs)
+
     assert mean_parents(shifted) > mean_parents(common) + 0.2
+    assert share_of_plus(shifted) > share_of_plus(common) + 0.05
     assert {distractors(graph) for graph in shifted} == {2, 3, 4}
     assert {distractors(graph) for graph in common} == {0, 1, 2}
 

@@ -15,6 +15,7 @@ from scipy import stats
 import predict
 from curate.errors import CheckFailed, InputError, OutputExists, UsageError
 from predict import store
+from predict.features import names
 from train.records import Run, RunFolder
 
 PACKED = Path(__file__).parent.parent / "studies/lab/runs"
@@ -562,3 +563,10 @@ def test_a_file_that_is_no_store_is_named_and_replaced_by_the_next_ingest(study)
         store.query(study.home, "SELECT 1")
     assert predict.ingest(study.home)["runs"] == 2
     assert len(study.sql("SELECT * FROM checkpoints")) == 1
+
+
+def test_checkpoints_of_several_bases_are_called_by_their_base_too(lab):
+    called = names(predict.load(lab))
+    assert len(set(called.values())) == len(called)
+    one = predict.load(lab).filter(base_model="l4-behaved-s0")
+    assert not any("l4-behaved-s0" in name for name in names(one).values())

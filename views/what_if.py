@@ -65,7 +65,7 @@ st.caption("An association over the runs in the store, the other signals held wh
 
 st.subheader("Nearest real runs")
 nearest = pl.DataFrame({"id": forecast["nearest"]}).join(fitted.runs, on="id", maintain_order="left")
-nearest = nearest.with_columns(checkpoint=pl.col("id").replace_strict(names(nearest), return_dtype=pl.String))
+nearest = nearest.with_columns(checkpoint=pl.col("id").replace_strict(called, return_dtype=pl.String))
 st.dataframe(nearest.select("checkpoint", "outcome_pass_at_1", *fitted.predictor.features), hide_index=True)
 document = json.dumps({"predictor": predictor, "scenario": scenario, "forecast": forecast}, indent=2)
 st.download_button("Download the scenario as JSON", document, "scenario.json", on_click="ignore")
