@@ -680,9 +680,11 @@ def test_kept_checkpoints_are_those_that_a_shorter_run_ends_with(data, tmp_path)
     assert sorted(path.name for path in (long.path / "checkpoints").iterdir()) == ["1", "2", "3"]
 
 
-def test_two_parts_of_a_problem_set_are_the_whole_and_differ_in_hash():
+@pytest.mark.parametrize("from_file", [False, True])
+def test_two_parts_of_a_problem_set_are_the_whole_and_differ_in_hash(from_file, tmp_path):
+    name = str(jsonl(tmp_path / "mine.jsonl", arithmetic.problems(size=30, split="dev"))) if from_file else "dev"
     whole, first, second = (
-        problem_set(ProblemSet(set="dev", problems=count, skip=skip)) for count, skip in ((30, 0), (20, 0), (10, 20))
+        problem_set(ProblemSet(set=name, problems=count, skip=skip)) for count, skip in ((30, 0), (20, 0), (10, 20))
     )
     assert first.rows + second.rows == whole.rows
     assert len({whole.hash, first.hash, second.hash}) == 3
