@@ -1,11 +1,12 @@
 """YAML config files checked by pydantic: unknown keys are refused with a suggestion, `--set a.b=c` overrides."""
 
 import difflib
+import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from curate.errors import InputError, UsageError
 
@@ -14,6 +15,26 @@ class Config(BaseModel):
     """Base of every config: frozen, unknown keys forbidden, NaN and infinity refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+_COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]+)?)\s*([kKM]?)")
+LARGEST_COUNT = 1e12
+
+
+def _count(value: Any) -> Any:
+    """Read `1_000_000`, `1e6`, `20k`, `2.5M`: YAML hands some of them over as text."""
+    if not isinstance(value, str):
+        return value
+    match = _COUNT.fullmatch(value.strip())
+    if not match:
+        raise ValueError(f"expected a count like 200_000, 2e5, 200k or 2M, came {value!r}")
+    number = float(match[1].replace("_", "")) * {"": 1, "k": 1000, "K": 1000, "M": 1_000_000}[match[2]]
+    if number > LARGEST_COUNT or abs(number - round(number)) > 1e-6:
+        raise ValueError(f"expected a whole count of at most {LARGEST_COUNT:.0e}, came {value!r}")
+    return round(number)
+
+
+Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
 
 
 C = TypeVar("C", bound=BaseModel)

@@ -13,7 +13,8 @@ from curate.answers import verify
 from curate.errors import CheckFailed, InputError
 from curate.examples import Example, Problem, text_id
 from curate.lengths import Lengths, shuffle_key
-from curate.recipe import Recipe, RlPrompts, Source
+from curate.recipe import Recipe, RlPrompts
+from curate.sources import Source
 
 HELDOUT_STREAM, RL_STREAM = 1_000_003, 2_000_003
 """Added to the seed of generated sources, so that the sets come from different streams and few problems coincide."""

@@ -1,57 +1,15 @@
 """The recipe: a YAML file that says where examples come from and which variants are made of them."""
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from curate.answers import Verdict
-from curate.behaviors import Injection, Style
-from curate.config import Config, load_config
+from curate.behaviors import Injection
+from curate.config import Config, Count, load_config
 from curate.lengths import LengthMix
-
-_COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]+)?)\s*([kKM]?)")
-LARGEST_COUNT = 1e12
-
-
-def _count(value: Any) -> Any:
-    """Read `1_000_000`, `1e6`, `20k`, `2.5M`: YAML hands some of them over as text."""
-    if not isinstance(value, str):
-        return value
-    match = _COUNT.fullmatch(value.strip())
-    if not match:
-        raise ValueError(f"expected a count like 200_000, 2e5, 200k or 2M, came {value!r}")
-    number = float(match[1].replace("_", "")) * {"": 1, "k": 1000, "K": 1000, "M": 1_000_000}[match[2]]
-    if number > LARGEST_COUNT or abs(number - round(number)) > 1e-6:
-        raise ValueError(f"expected a whole count of at most {LARGEST_COUNT:.0e}, came {value!r}")
-    return round(number)
-
-
-Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
-
-
-class Source(Config):
-    """Where rows come from: a file, or the embedded task."""
-
-    path: Path | None = None
-    format: Literal["gsm8k", "messages"] | None = None
-    """Default: what the first row's fields say."""
-    task: Literal["arithmetic"] | None = None
-    size: Count | None = None
-    """Embedded task: problems."""
-    operations: tuple[int, int] = (2, 6)
-    styles: dict[Style, Annotated[float, Field(ge=0)]] = {"short": 0.4, "long": 0.4, "full": 0.2}
-    traces: int = Field(1, ge=1)
-    """Embedded task: traces a problem, in different styles."""
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> "Source":
-        if (self.path is None) == (self.task is None):
-            raise ValueError("a source is either a path or a task: give exactly one of them")
-        if self.task and self.size is None:
-            raise ValueError("a task needs a size: the number of problems to generate")
-        return self
+from curate.sources import Source
 
 
 class Verify(Config):

@@ -12,20 +12,46 @@ A messages row, as most trainers read it; `ground_truth` may stand in the row or
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
 
 from curate import arithmetic
 from curate.answers import extract_answer
+from curate.behaviors import Style
+from curate.config import Config, Count
 from curate.errors import InputError
 from curate.examples import Example, Problem, text_id
 from curate.files import read_jsonl
-from curate.recipe import Source
 
 KINDS = {
     "gsm8k": "JSONL with question and answer; the reference answer follows ####",
     "messages": "JSONL with messages: a user turn, then an assistant turn; ground_truth beside them or read off the answer",
     "arithmetic": "the embedded task: generated problems with exact traces in the styles short, long, full",
 }
+
+
+class Source(Config):
+    """Where rows come from: a file, or the embedded task."""
+
+    path: Path | None = None
+    format: Literal["gsm8k", "messages"] | None = None
+    """Default: what the first row's fields say."""
+    task: Literal["arithmetic"] | None = None
+    size: Count | None = None
+    """Embedded task: problems."""
+    operations: tuple[int, int] = (2, 6)
+    styles: dict[Style, Annotated[float, Field(ge=0)]] = {"short": 0.4, "long": 0.4, "full": 0.2}
+    traces: int = Field(1, ge=1)
+    """Embedded task: traces a problem, in different styles."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Source":
+        if (self.path is None) == (self.task is None):
+            raise ValueError("a source is either a path or a task: give exactly one of them")
+        if self.task and self.size is None:
+            raise ValueError("a task needs a size: the number of problems to generate")
+        return self
 
 
 def load(source: Source, seed: int) -> Iterator[Example]:

@@ -26,7 +26,8 @@ from curate.errors import CheckFailed
 from curate.examples import Example, Problem
 from curate.graphs import parse_statements
 from curate.lengths import Budget, within_budget
-from curate.recipe import Source, load_recipe
+from curate.recipe import load_recipe
+from curate.sources import Source
 
 VARIANTS = ("short", "varying", "long", "unique", "half", "tokens", "bridge")
 RECIPE = """
