@@ -16,7 +16,8 @@ import predict
 from curate.errors import CheckFailed, InputError, OutputExists, UsageError
 from predict import store
 from predict.features import names
-from train.records import Run, RunFolder
+from train.configs import GrpoConfig
+from train.records import CheckpointId, Run, RunFolder, run_id
 
 PACKED = Path(__file__).parent.parent / "studies/lab/runs"
 CONTRACT = {
@@ -151,6 +152,14 @@ def test_the_packed_study_holds_at_least_40_finished_rl_runs_with_an_outcome(lab
     assert runs["post_pass_at_1"].is_between(0, 1).all()
     signals = store.query(lab, "SELECT gen_loss, pass_at_64, entropy_t1, mixed_share FROM checkpoints")
     assert sum(signals.null_count().row(0)) == 0
+
+
+def test_runs_that_were_published_keep_their_ids():
+    published = pl.read_parquet(PACKED / "runs.parquet").filter(pl.col("stage") == "grpo").to_dicts()
+    for run in published:
+        config = GrpoConfig(model="start", dataset="data", **json.loads(run["config"]))
+        parent = CheckpointId(run["parent_run_id"], run["parent_step"])
+        assert run_id("grpo", config.science(), run["dataset_hash"], parent, run["rl_seed"]) == run["run_id"]
 
 
 def test_the_packed_study_and_its_bases_are_small_and_name_no_folder_of_a_machine():

@@ -415,3 +415,18 @@ def test_rl_problems_a_shifted_set_and_kept_steps_are_measured_and_reach_the_sto
     assert row["rl_loss_result"] == losses["rl_result_tokens"]["nats_per_token"]
     assert losses["rl_style_free"]["examples"] == len(open_problems(next(home.glob("datasets/*/some"))).rows)
     assert row["rl_mixed_share"] is not None and row["rl_expected_signal"] is not None
+
+
+def test_rl_may_start_from_the_base_without_sft(recipe):
+    data = {**STUDY, "recipe": str(recipe), "home": str(recipe.parent / "home"), "grid": {"variant": ["base"]}}
+    run_study(check_config(data, StudyConfig, origin="study"), silent=True)
+    predict.ingest(home=recipe.parent / "home")
+    (row,) = predict.load(recipe.parent / "home").to_dicts()
+    assert row["run_id"] == checkpoints.resolve(str(BASE), recipe.parent / "home").id.run_id
+    assert row["stage"] == "base" and row["outcome_pass_at_1"] is not None and row["gen_loss"] > 0
+
+
+def test_sft_settings_of_a_start_without_sft_are_refused(recipe):
+    data = {**STUDY, "recipe": str(recipe), "include": [{"variant": "base", "sft.epochs": 2}]}
+    with pytest.raises(UsageError, match=r"sft\.epochs.*has no SFT"):
+        run_study(check_config(data, StudyConfig, origin="study"), dry_run=True, silent=True)

@@ -657,6 +657,15 @@ def test_equal_rewards_leave_the_weights_untouched(tmp_path, always, mixed_only)
     assert equal(weights(record), fresh_base())
 
 
+def test_random_rewards_are_a_fair_coin_that_no_completion_can_sway(data, tmp_path):
+    random = grpo.main(grpo_config(data, tmp_path, reward="random", group_size=16, temperature=0.01))
+    for reward in random.metric("reward_mean"):  # 64 coins a step
+        assert abs(reward - 0.5) < 4 * 0.5 / 8
+    again = grpo.main(grpo_config(data, tmp_path / "again", reward="random", group_size=16, temperature=0.01))
+    assert random.metric("reward_mean") == again.metric("reward_mean")
+    assert random.run.run_id != grpo.main(grpo_config(data, tmp_path, group_size=16, temperature=0.01)).run.run_id
+
+
 def solved_greedily(problems: list[Problem]) -> list[Problem]:
     """Those whose answer the base writes when it always takes the likeliest token."""
     model, tokenizer = checkpoints.load(BASE)

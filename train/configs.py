@@ -21,6 +21,8 @@ class StageConfig(Config):
     """What the configs of all stages share."""
 
     PLACES: ClassVar[frozenset[str]] = frozenset({"home", "device"})
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came after runs were published: at their default they are no part of the identity, so that old ids stay."""
 
     home: Path | None = None
     """Workspace; default $FORERUN_HOME, else ./forerun."""
@@ -28,7 +30,8 @@ class StageConfig(Config):
 
     def science(self) -> dict[str, Any]:
         """The settings that decide the numbers, JSON-able: what a run is identified by."""
-        return self.model_dump(mode="json", exclude=set(self.PLACES))
+        untouched = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=set(self.PLACES | untouched))
 
 
 class BaseConfig(StageConfig):
@@ -100,6 +103,7 @@ class GrpoConfig(StageConfig):
         "sampler",
         "keep_steps",
     }
+    LATER: ClassVar[frozenset[str]] = frozenset({"reward"})
 
     model: str
     """Where to start: a Hugging Face folder, a run id, or `run_id@step`."""
@@ -115,6 +119,8 @@ class GrpoConfig(StageConfig):
     temperature: float = Field(1.0, gt=0)
     max_tokens: int = Field(120, ge=1)
     """Completion limit; a rollout cut at it gets reward 0."""
+    reward: Literal["verifier", "random"] = "verifier"
+    """`random`: a fair coin for every rollout, whatever it says. A control: what improves under it, the verifier did not cause."""
     loss_type: Literal["grpo", "dr_grpo", "dapo"] = "dapo"
     scale_rewards: Literal["group", "none"] = "group"
     mixed_groups_only: bool = True

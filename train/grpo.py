@@ -80,7 +80,7 @@ def main(config: GrpoConfig, progress: Progress = lambda *_: None) -> RunFolder:
         try:
             rollouts = _sample(sampler, [prompts[problem.id] for problem in chosen], config, step)
             sampled = time.perf_counter()
-            rewards = _rewards(rollouts, chosen, tokenizer, config)
+            rewards = _rewards(rollouts, chosen, tokenizer, config, step)
             batch = _gradient_rows(rollouts, rewards, [prompts[problem.id] for problem in chosen], config)
             learned = _update(model, optimizer, batch, rate, reference, rendering.pad_id(tokenizer), config)
         except CheckFailed as error:
@@ -129,8 +129,13 @@ def _sample(sampler: Sampler, prompts: list[list[int]], config: GrpoConfig, step
     )
 
 
-def _rewards(rollouts: Rollouts, problems: list[Problem], tokenizer: PreTrainedTokenizerBase, config: GrpoConfig) -> Tensor:
-    """(problems, G) rewards of the verifier."""
+def _rewards(
+    rollouts: Rollouts, problems: list[Problem], tokenizer: PreTrainedTokenizerBase, config: GrpoConfig, step: int
+) -> Tensor:
+    """(problems, G) rewards of the verifier, or of a coin."""
+    if config.reward == "random":
+        coins = torch.Generator().manual_seed(int(content_hash(["reward", config.seed, step], 12), 16))
+        return torch.randint(2, (len(problems), config.group_size), generator=coins).float()
     texts = tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
     rewards = [
         accuracy_reward(text, ground_truth=problems[row // config.group_size].ground_truth, finished=bool(finished))

@@ -31,12 +31,14 @@ from curate.files import content_hash, read_json, write_json, write_text
 from curate.recipe import load_recipe
 from train import checkpoints
 from train.configs import EvaluateConfig, GrpoConfig, HeldoutKind, ProblemSet, Purpose, SftConfig
-from train.datasets import open_dataset, open_problems
+from train.datasets import Dataset, open_dataset, open_problems
 from train.identity import grpo_run, sft_run
 from train.records import Run, RunFolder, workspace
 
 Stage = Literal["build", "sft", "signals", "grpo", "outcome"]
 STAGES: tuple[Stage, ...] = ("build", "sft", "signals", "grpo", "outcome")
+BASE = "base"
+"""In place of a variant: RL starts from the base model itself, without SFT."""
 EXPECTED_SECONDS = {"build": 20.0, "sft": 15.0, "signals": 25.0, "grpo": 60.0, "outcome": 25.0}
 """For the estimate before anything has been timed: the embedded task on one core."""
 
@@ -207,21 +209,28 @@ def _run_chains(study: "_Study", cells: list[Cell], workers: int, progress: Prog
 
 def plan(config: StudyConfig) -> Iterator[Cell]:
     """The cells of a study in the order they are run: seeds outermost, so that a study cut short is still whole."""
-    variants = [variant["name"] for variant in read_yaml(config.recipe).get("variants", [])]
-    if not variants:
-        raise UsageError(f"{config.recipe}: a study needs a recipe with variants")
+    variants = _variants(config)
     grid = {"variant": variants, **config.grid}
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     points += [{"variant": variants[0], **extra} for extra in config.include]
     for rule in (config.grid, *config.include, *config.exclude):
         _check_keys(rule)
-    unknown = [point["variant"] for point in points if point["variant"] not in variants]
+    unknown = [point["variant"] for point in points if point["variant"] not in (*variants, BASE)]
     if unknown:
-        raise UsageError(f"variant {unknown[0]!r}: the recipe {config.recipe} has {', '.join(variants)}")
+        raise UsageError(
+            f"variant {unknown[0]!r}: the recipe {config.recipe} has {', '.join(variants)}; {BASE!r} is a start without SFT"
+        )
     kept = [point for point in points if not any(_agrees(point, rule) for rule in config.exclude)]
     for data_seed, sft_seed, base, point in itertools.product(config.seeds.data, config.seeds.sft, config.bases, kept):
         overrides = {key: value for key, value in point.items() if key != "variant"}
         yield Cell(base, point["variant"], overrides, data_seed, sft_seed)
+
+
+def _variants(config: StudyConfig) -> list[str]:
+    names = [variant["name"] for variant in read_yaml(config.recipe).get("variants", [])]
+    if not names:
+        raise UsageError(f"{config.recipe}: a study needs a recipe with variants")
+    return names
 
 
 def _check_keys(rule: dict[str, Any]) -> None:
@@ -321,6 +330,8 @@ class _Study:
         """
         self._sft_config(cell, Path("dataset"))
         self._grpo_config(cell, "model", Path("dataset"), 0)
+        if cell.variant == BASE and (wrong := [key for key in cell.overrides if key.startswith("sft.")]):
+            raise UsageError(f"{wrong[0]}: a cell of variant {BASE!r} has no SFT; leave the key out")
 
     def measure_base(self, base: str) -> None:
         """Sample the signal problems from a base model: what SFT adds or takes is judged against it."""
@@ -332,24 +343,39 @@ class _Study:
         Raises:
             ForerunError: a stage failed; what it printed is the message.
         """
-        dataset = open_dataset(self.datasets(cell.data_seed) / cell.variant)
-        sft = self._sft_config(cell, dataset.folder)
-        run = sft_run(sft, self.bases[cell.base], dataset)
-        if "sft" in self.stages:
-            self._train("sft", sft, run, cell, progress)
+        dataset = open_dataset(self._dataset_of(cell))
+        start_id = self._start(cell, dataset, progress)
         if "signals" in self.stages:
-            self._measure("signals", run.run_id, cell, progress, dataset.folder)
+            self._measure("signals", start_id, cell, progress, dataset.folder)
         for rl_seed in self.config.seeds.rl:
             if not {"grpo", "outcome"} & set(self.stages):
                 break
-            grpo = self._grpo_config(cell, run.run_id, dataset.folder, rl_seed)
-            start = checkpoints.resolve(run.run_id, self.home)
+            grpo = self._grpo_config(cell, start_id, dataset.folder, rl_seed)
+            start = checkpoints.resolve(start_id, self.home)
             rl_run = grpo_run(grpo, start, open_problems(grpo.dataset))
             if "grpo" in self.stages:
                 self._train("grpo", grpo, rl_run, cell, progress)
             if "outcome" in self.stages:
                 kept = [f"{rl_run.run_id}@{step}" for step in grpo.keep_steps if step < grpo.steps]
-                self._measure("outcome", rl_run.run_id, cell, progress, dataset.folder, [run.run_id, *kept])
+                self._measure("outcome", rl_run.run_id, cell, progress, dataset.folder, [start_id, *kept])
+
+    def _dataset_of(self, cell: Cell) -> Path:
+        """The cell's dataset folder; for a start without SFT any variant's, since the held-out and the RL set are in each."""
+        folder = self.datasets(cell.data_seed)
+        return folder / (cell.variant if cell.variant != BASE else _variants(self.config)[0])
+
+    def _start(self, cell: Cell, dataset: Dataset, progress: Progress) -> str:
+        """The run id of the checkpoint that RL starts from, trained if that is one of the stages."""
+        base = self.bases[cell.base]
+        if cell.variant == BASE:
+            if "sft" in self.stages:
+                progress.report("sft", cell.label, None)
+            return base.id.run_id
+        sft = self._sft_config(cell, dataset.folder)
+        run = sft_run(sft, base, dataset)
+        if "sft" in self.stages:
+            self._train("sft", sft, run, cell, progress)
+        return run.run_id
 
     def _sft_config(self, cell: Cell, dataset: Path) -> SftConfig:
         base = {k: v for k, v in self.config.sft.items() if (k, v) != ("epochs", "from_variant")}
