@@ -95,10 +95,10 @@ def examples(
 ) -> Iterator[Example]:
     """Yield `size * traces` examples: each problem with `traces` different styles drawn by their shares."""
     shares: dict[Style, float] = dict(styles) if styles else {"short": 0.4, "long": 0.4, "full": 0.2}
-    _check_styles(shares, traces)
+    check_styles(shares, traces)
     for index, (problem, graph) in enumerate(generate(size=size, operations=operations, split=split, seed=seed)):
         rng = random.Random(f"{seed}/{split}/{index}/traces")
-        for style in _draw_styles(rng, shares, traces):
+        for style in draw_styles(rng, shares, traces):
             completion, _ = write_trace(graph, style, rng)
             meta = {"style": style, "operations": problem.meta["operations"]}
             yield Example(f"{problem.id}-{style}", problem, completion, meta)
@@ -249,7 +249,8 @@ def _draw_operators(rng: random.Random, values: list[int], shape: Shape) -> tupl
     return tuple(operators)
 
 
-def _check_styles(shares: Mapping[Style, float], traces: int) -> None:
+def check_styles(shares: Mapping[Style, float], traces: int) -> None:
+    """Refuse unknown styles and more traces than there are styles with a share."""
     unknown = [style for style in shares if style not in STYLES]
     if unknown:
         raise UsageError(f"styles: expected {', '.join(STYLES)}, came {unknown[0]!r}")
@@ -258,7 +259,8 @@ def _check_styles(shares: Mapping[Style, float], traces: int) -> None:
         raise UsageError(f"traces: expected 1 to {possible} (one a style with a share), came {traces}")
 
 
-def _draw_styles(rng: random.Random, shares: Mapping[Style, float], traces: int) -> list[Style]:
+def draw_styles(rng: random.Random, shares: Mapping[Style, float], traces: int) -> list[Style]:
+    """That many different styles by their shares."""
     left = {style: share for style, share in shares.items() if share > 0}
     drawn: list[Style] = []
     while len(drawn) < traces:

@@ -11,12 +11,12 @@ import random
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from curate.config import Config
-from curate.errors import InputError
+from curate.endpoint import Endpoint
 from curate.examples import Example, Span
-from curate.graphs import Graph, Node, evaluate, parse_statements
+from curate.graphs import Graph, Node, NoGraph, evaluate, parse_statements
 
 Style = Literal["short", "long", "full"]
 STYLES: tuple[Style, ...] = ("short", "long", "full")
@@ -26,8 +26,15 @@ LARGEST_VALUE = 15
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
+Method = Literal["graph", "permute_premises", "chain", "wrong_answer", "length_matched", "endpoint"]
+MOST_COPIES = 16
+
+
 class Injection(Config):
-    """How often each behaviour is written: probabilities per step."""
+    """How often each behaviour is written (probabilities per step), and how.
+
+    A dump leaves `method`, `copies` and `endpoint` out where they have their defaults.
+    """
 
     share: Probability = 1.0
     """Share of the examples that get behaviours at all; drawn by the caller."""
@@ -41,6 +48,33 @@ class Injection(Config):
     """Chance to restate a quantity's expression, indexed by its number of parents; the last one holds beyond."""
     filler: Probability = 0.0
     """Chance, after a step, of an idle check: always right, so it tells nothing. A control of equal length."""
+    method: Method = Field("graph", exclude_if=lambda method: method == "graph")
+    """`graph`: behaviours on the solution's dependency graph. Baselines of BRIDGE, without behaviours: `permute_premises`
+    (the question's premises in another order, PP-Aug), `chain` (the steps in another possible order, RC-Aug). Controls:
+    `wrong_answer` (as `graph`, but the answer is wrong), `length_matched` (idle sentences, as long as `graph` would be).
+    `endpoint`: a language model rewrites the trace."""
+    copies: int = Field(1, ge=1, le=MOST_COPIES, exclude_if=lambda copies: copies == 1)
+    """Baselines only: versions of each example, each in another order; BRIDGE has 4."""
+    endpoint: Endpoint | None = Field(None, exclude_if=lambda endpoint: endpoint is None)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Injection":
+        baseline = self.method in ("permute_premises", "chain")
+        if baseline and self.rates:
+            raise ValueError(f"{self.method} is a baseline without behaviours: drop {sorted(self.rates)[0]}")
+        if not baseline and self.copies > 1:
+            raise ValueError("copies go with the methods permute_premises and chain alone")
+        if (self.method == "endpoint") != (self.endpoint is not None):
+            raise ValueError("the method endpoint and the settings under `endpoint` go together: give both or none")
+        if self.method in ("endpoint", "length_matched") and not set(self.rates) & set(BEHAVIORS):
+            raise ValueError(f"{self.method} needs at least one of {', '.join(BEHAVIORS)} above 0")
+        return self
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The behaviours (and filler) that are written at all, with their largest probability."""
+        rates = {name: getattr(self, name) for name in ("reflection", "verification", "subgoals", "filler")}
+        return {name: rate for name, rate in {**rates, "analysis": max(self.analysis, default=0.0)}.items() if rate > 0}
 
     def analysis_probability(self, parents: int) -> float:
         """The ladder's value for a quantity with this many parents."""
@@ -198,11 +232,16 @@ def inject(example: Example, injection: Injection, rng: random.Random) -> Exampl
     """The same problem with its trace written anew in the same style, behaviours injected, spans recorded.
 
     Raises:
-        InputError: the example is not one of the embedded task: no style, or no graph that can be read from its text.
+        NoGraph: the example is not one of the embedded task: no style, or no graph that can be read from its text.
     """
     if example.meta.get("style") not in STYLES:
-        raise InputError(f"example {example.id}: behaviours are injected into traces of the embedded task alone; drop `inject`")
+        raise NoGraph(f"example {example.id}: not a trace of the embedded task")
     graph = parse_statements(example.problem.prompt)
     completion, spans = write_trace(graph, example.meta["style"], rng, injection)
+    return with_trace(example, completion, spans)
+
+
+def with_trace(example: Example, completion: str, spans: tuple[Span, ...]) -> Example:
+    """The same problem with another trace."""
     meta = {**example.meta, "behaviors": sorted({span.behavior for span in spans})}
     return Example(example.id, example.problem, completion, meta, spans)

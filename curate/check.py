@@ -1,17 +1,20 @@
-"""Read a dataset folder back and see that it is what its manifest says."""
+"""Read a dataset folder back: that it is what its manifest says, and what trainers will see of it."""
 
 from pathlib import Path
 from typing import Any
 
-from curate.errors import CheckFailed, InputError
+from curate.errors import CheckFailed, InputError, UsageError
 from curate.examples import Example, example_row, prompt_completion_row, read_examples, read_problems, read_table
 from curate.files import content_hash, read_json
-from curate.lengths import token_counter
-from curate.stubs import TEMPLATE_MARGIN
+from curate.seen import loss_in_words, stub_in_words, view
+from curate.stubs import stated_length
+from curate.templates import load_template
+from curate.trainers import TRAINERS, Trainer
 
 PARTS = {
     "content_hash": str,
     "heldout_hash": str,
+    "heldout_own_hash": str,
     "rl_hash": str,
     "epochs": int,
     "recipe": dict,
@@ -43,23 +46,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def check_dataset(folder: Path, max_length: int | None = None) -> dict[str, Any]:
+def check_dataset(folder: Path) -> dict[str, Any]:
     """Counts of a sound folder.
-
-    Args:
-        max_length: a trainer's limit, in tokens of the recipe's tokenizer.
 
     Raises:
         InputError: a file is missing or malformed.
-        CheckFailed: contents differ from the manifest, sets overlap, or the limit would cut rows.
+        CheckFailed: contents differ from the manifest, or sets overlap.
     """
     manifest = read_manifest(folder)
-    train, heldout = read_examples(folder / "train.jsonl"), read_examples(folder / "heldout.parquet")
+    train, heldout, own = (read_examples(folder / name) for name in ("train.jsonl", "heldout.parquet", "heldout_own.parquet"))
     rl = read_problems(folder / "rl.parquet")
     counts = {"train": len(train), "heldout": len(heldout), "rl": len(rl)}
     hashes = {
         "content_hash": ("train.jsonl", content_hash([[example_row(example) for example in train], manifest["epochs"]])),
         "heldout_hash": ("heldout.parquet", content_hash([example_row(example) for example in heldout])),
+        "heldout_own_hash": ("heldout_own.parquet", content_hash([example_row(example) for example in own])),
         "rl_hash": ("rl.parquet", content_hash([[problem.prompt, problem.ground_truth] for problem in rl])),
     }
     for key, (name, found) in hashes.items():
@@ -69,8 +70,9 @@ def check_dataset(folder: Path, max_length: int | None = None) -> dict[str, Any]
     _check_accounts(folder, manifest["rows"], {**counts, "ledger": len(read_table(folder / "ledger.parquet"))})
     prompts = {name: {example.problem.prompt for example in rows} for name, rows in (("train", train), ("heldout", heldout))}
     _check_disjoint(folder, {**prompts, "rl": {problem.prompt for problem in rl}})
-    longest = _check_length(folder, train, manifest["recipe"].get("tokenizer", "words"), max_length)
-    return {**counts, "longest": longest, "cut": 0}
+    if strays := {example.problem.prompt for example in own} - prompts["heldout"]:
+        raise CheckFailed(f"{folder}: {len(strays)} problems of heldout_own.parquet are not held out: build it again")
+    return counts
 
 
 def _check_copies(folder: Path, train: list[Example]) -> None:
@@ -82,8 +84,9 @@ def _check_copies(folder: Path, train: list[Example]) -> None:
 
 
 def _check_accounts(folder: Path, stated: dict[str, int], found: dict[str, int]) -> None:
-    """Every row read is in the training set, the held-out set, the RL set or the ledger."""
-    if stated != {"read": sum(found.values()), **found}:
+    """Every row read is in the training set, the held-out set, the RL set or the ledger; copies of rows were never read."""
+    read = sum(found.values()) - stated["copies"]
+    if stated != {**found, "train": found["train"] - stated["copies"], "copies": stated["copies"], "read": read}:
         raise CheckFailed(f"{folder}: the manifest accounts for the rows {stated}, found were {found}: build it again")
 
 
@@ -93,12 +96,38 @@ def _check_disjoint(folder: Path, sets: dict[str, set[str]]) -> None:
             raise CheckFailed(f"{folder}: {len(shared)} problems stand in both {one} and {other}")
 
 
-def _check_length(folder: Path, train: list[Example], tokenizer: str, limit: int | None) -> int:
-    """The longest example in tokens, with room for a chat template."""
-    count = token_counter(tokenizer)
-    lengths = [count(example.problem.prompt) + count(example.completion) + TEMPLATE_MARGIN for example in train]
-    cut = sum(length > limit for length in lengths) if limit is not None else 0
-    if cut:
-        share = f"{cut} of {len(train)} examples"
-        raise CheckFailed(f"{folder}: a limit of {limit} tokens would cut {share}; the longest needs {max(lengths)}")
-    return max(lengths, default=0)
+def check_trainers(
+    folder: Path, names: list[str] | None = None, max_length: int | None = None, template: str | None = None
+) -> dict[str, Any]:
+    """What trainers see of a folder's training set.
+
+    Args:
+        names: keys of `TRAINERS`; default all.
+        max_length: a limit in tokens in place of each trainer's default.
+        template: see `load_template`.
+
+    Returns:
+        `template`, `unit`, `trainers` (one `View.document` each), `warnings` and `failures`, one sentence a trainer. A loss is a
+        failure where the trainer or the length was named, else a warning.
+    """
+    chosen = [_trainer(name) for name in names or TRAINERS]
+    tokenizer = read_manifest(folder)["recipe"].get("tokenizer", "words")
+    loaded = load_template(template, tokenizer)
+    limits = [(trainer, max_length or trainer.default_length, stated_length(folder, trainer)) for trainer in chosen]
+    views = view(read_examples(folder / "train.jsonl"), loaded, limits)
+    asked = [sentence for each in views if (sentence := loss_in_words(each, loaded))]
+    named = names or max_length is not None
+    stubs = [sentence for each in views if (sentence := stub_in_words(each))]
+    return {
+        "template": loaded.name,
+        "unit": loaded.unit,
+        "trainers": [each.document() for each in views],
+        "warnings": stubs if named else [*asked, *stubs],
+        "failures": asked if named else [],
+    }
+
+
+def _trainer(name: str) -> Trainer:
+    if name not in TRAINERS:
+        raise UsageError(f"--trainer {name}: expected one of {', '.join(TRAINERS)}")
+    return TRAINERS[name]

@@ -1,4 +1,4 @@
-"""The `curate` command: build, check, stats, sources, schema."""
+"""The `curate` command: build, check, diff, card, stats, sources, schema."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,13 @@ def _root() -> None:
 
 @app.command()
 def build(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Where rows come from and which variants are made.")],
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE.yaml", help="Where rows come from and which variants are made.")
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="MANIFEST", help="In place of a recipe: make a dataset again from its manifest."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: <home>/datasets/<recipe name>.")] = None,
     home: Annotated[Path | None, typer.Option(help="Workspace folder; default $FORERUN_HOME, else ./forerun.")] = None,
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's seed.")] = None,
@@ -33,11 +39,19 @@ def build(
 ) -> None:
     """Write one dataset folder a variant."""
     from curate.build import build as run
+    from curate.errors import UsageError
+    from curate.manifest import check_replayed, recipe_of
     from curate.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides, seed=seed)
+    if (recipe is None) == (replay is None):
+        raise UsageError("expected a recipe, or --from with the manifest of a dataset: give exactly one of them")
+    if replay and (overrides or seed is not None):
+        raise UsageError("--from makes the same dataset again: --set and --seed do not go with it")
+    loaded = load_recipe(recipe, overrides, seed=seed) if recipe else recipe_of(replay or Path())
     target = output or workspace(home) / "datasets" / loaded.name
     summary = run(loaded, target, force=force)
+    if replay:
+        check_replayed(replay, target)
 
     def text() -> None:
         print(f"{summary['rows_read']} rows read; {summary['heldout']} held out, {summary['rl']} for RL; {target}")
@@ -57,36 +71,90 @@ def workspace(home: Path | None) -> Path:
 @app.command()
 def check(
     dataset: DatasetFolder,
-    max_length: Annotated[int | None, typer.Option(min=1, help="The trainer's limit in the recipe's tokens.")] = None,
+    trainer: Annotated[
+        list[str] | None, typer.Option(help="trl, verl, llamafactory, axolotl or open-instruct; again for more. Default: all.")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="The trainer's limit in tokens; default: its own.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Chat template: a tokenizer folder, a .jinja file, chatml, qwen3 or r1-distill.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read a dataset folder back: hashes, row accounts, disjoint sets, and what a length limit would cut."""
-    from curate.check import check_dataset
+    """Read a dataset folder back: hashes, row accounts, disjoint sets, and what trainers would see, cut or drop of it."""
+    from curate.check import check_dataset, check_trainers
+    from curate.errors import CheckFailed
+    from curate.loading import load_with_libraries
+    from curate.seen import in_text
 
-    report = check_dataset(dataset, max_length)
-    finish(report, as_json=as_json, text=lambda: print("\n".join(f"{key}: {value}" for key, value in report.items())))
+    counts = check_dataset(dataset)
+    report = {
+        **counts,
+        "loads": load_with_libraries(dataset, counts["train"]),
+        **check_trainers(dataset, trainer, max_length, template),
+    }
+    failures = report.pop("failures")
+    if failures and not as_json:
+        print(in_text(report))
+    if failures:
+        raise CheckFailed(f"{dataset}: " + "\n  ".join(failures))
+    finish(report, as_json=as_json, text=lambda: print(in_text(report)))
 
 
 @app.command()
-def stats(dataset: DatasetFolder, as_json: AsJson = False) -> None:
-    """Show rows, tokens, lengths and behaviours of a dataset folder."""
-    from curate.check import read_manifest
+def diff(
+    dataset: DatasetFolder,
+    other: Annotated[Path, typer.Argument(metavar="OTHER", help="The folder to compare it with.")],
+    as_json: AsJson = False,
+) -> None:
+    """Explain how two dataset folders differ: settings, rows and why, texts, lengths, behaviours, sources."""
+    from curate.diff import compare, in_text
 
-    manifest = read_manifest(dataset)
-    shown = {
-        key: manifest[key] for key in ("rows", "tokens", "lengths", "behavior_rates", "drop_reasons", "matched_problem_share")
-    }
-    finish(shown, as_json=as_json, text=lambda: print(json.dumps(shown, indent=2)))
+    report = compare(dataset, other)
+    finish(report, as_json=as_json, text=lambda: print(in_text(report)))
+
+
+@app.command()
+def card(
+    dataset: DatasetFolder,
+    write: Annotated[bool, typer.Option(help="Write it to the folder's README.md too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the dataset card of a folder."""
+    from curate.card import card as text_of
+    from curate.check import read_manifest
+    from curate.files import write_text
+
+    text = text_of(read_manifest(dataset))
+    if write:
+        write_text(dataset / "README.md", text)
+    finish({"card": text}, as_json=as_json, text=lambda: print(text, end=""))
+
+
+@app.command()
+def stats(
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET|FILE", help="A folder written by `curate build`, or any file of traces.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show rows, tokens, lengths, and the behaviours that the traces show."""
+    from curate.stats import in_text
+    from curate.stats import stats as facts_of
+
+    facts = facts_of(dataset)
+    finish(facts, as_json=as_json, text=lambda: print(in_text(facts)))
 
 
 @app.command()
 def sources(as_json: AsJson = False) -> None:
-    """List the kinds of sources a recipe may name."""
-    from curate.sources import KINDS
+    """List the kinds of sources a recipe may name: the fields they need, and an example of each."""
+    from curate.kinds import KINDS
 
-    finish(
-        {"sources": KINDS}, as_json=as_json, text=lambda: print("\n".join(f"{kind:12s}{what}" for kind, what in KINDS.items()))
-    )
+    def text() -> None:
+        for kind, facts in KINDS.items():
+            print(f"{kind:18s}{facts['fields']}\n{'':18s}{facts['example']}")
+
+    finish({"sources": KINDS}, as_json=as_json, text=text)
 
 
 @app.command()

@@ -1,8 +1,7 @@
 """The row types, a Problem (what is asked, the right answer) and an Example (a problem with one worked trace), and their files."""
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -149,21 +148,25 @@ def _schemas() -> dict[str, Any]:
     }
 
 
+def schema(kind: str) -> Any:
+    """The Arrow schema of `examples`, `problems` or `ledger`."""
+    return _schemas()[kind]
+
+
+def arrow_table(rows: list[dict[str, Any]], kind: str) -> Any:
+    """Rows as an Arrow table with their declared schema."""
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows, schema=schema(kind))
+
+
 def write_parquet(path: Path, kind: str, rows: list[dict[str, Any]]) -> None:
     """Write rows of `examples`, `problems` or `ledger` with their declared schema."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist(rows, schema=_schemas()[kind])
+    table = arrow_table(rows, kind)
     with atomic_file(path) as partial:
         pq.write_table(table, partial, compression="zstd")
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line."""
-    with atomic_file(path) as partial, partial.open("w", encoding="utf-8") as handle:
-        for row in rows:
-            handle.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_examples(path: Path) -> list[Example]:

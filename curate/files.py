@@ -1,16 +1,23 @@
 """Reading and writing files so that nothing is ever half-visible: write to a temporary name, then rename."""
 
+import codecs
 import contextlib
+import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from curate.errors import InputError, OutputExists
+
+LARGEST_ROW = 64 << 20
+"""Bytes of one row of a text file. A longer one is no row (a file without line ends, mostly), and would fill the memory."""
 
 
 def canonical_json(value: Any) -> str:
@@ -24,9 +31,18 @@ def content_hash(value: Any, length: int = 16) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    """Hex sha256 of a file's bytes.
+
+    Raises:
+        InputError: there is no such file, or it is a folder.
+    """
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: expected a file, came a folder") from None
 
 
 @contextlib.contextmanager
@@ -61,12 +77,12 @@ def atomic_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        _swap_in(partial, path)
+        swap_in(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _swap_in(new: Path, path: Path) -> None:
+def swap_in(new: Path, path: Path) -> None:
     """Rename `new` to `path`, keeping the old folder until the new one is in place."""
     old = new.with_suffix(".old")
     if path.exists():
@@ -82,6 +98,14 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` atomically as UTF-8."""
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_through_memory(path: Path, write: Callable[[io.BytesIO], Any]) -> None:
+    """Write atomically what `write` puts into a buffer: Polars' own writers raise errors that do not say what went wrong."""
+    buffer = io.BytesIO()
+    write(buffer)
+    with atomic_file(path) as partial:
+        partial.write_bytes(buffer.getbuffer())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -101,8 +125,28 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
 
 
+@contextlib.contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading, through gzip where its name ends in .gz.
+
+    Raises:
+        InputError: no such file, a folder, or (while it is read) a gzip stream that is broken or cut off.
+    """
+    try:
+        handle = cast(BinaryIO, gzip.GzipFile(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: expected a file, came a folder; name a file in it") from None
+    with handle:
+        try:
+            yield handle
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise InputError(f"{path}: the gzip stream is broken or cut off ({error}); copy the file again") from None
+
+
 def read_jsonl(path: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) for each non-empty line.
+    """Yield (line number, object) for each non-empty line of a .jsonl or .jsonl.gz file.
 
     Args:
         torn_tail: forgive a last line without its newline that is not valid JSON (a writer was killed).
@@ -110,22 +154,21 @@ def read_jsonl(path: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, di
     Raises:
         InputError: missing file, bad UTF-8, malformed JSON or a line that is not an object, with its number.
     """
-    try:
-        handle = path.open("rb")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: expected a JSONL file, came a folder") from None
-    with handle:
-        for number, raw in enumerate(handle, start=1):
-            if not raw.strip():
+    with open_bytes(path) as handle:
+        lines = iter(lambda: handle.readline(LARGEST_ROW + 1), b"")
+        for number, raw in enumerate(lines, start=1):
+            text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+            if not text.strip():
                 continue
+            if len(text) > LARGEST_ROW:
+                raise InputError(f"{path}, line {number}: longer than {LARGEST_ROW >> 20} MiB; expected one JSON object a line")
             try:
-                yield number, _parse_row(raw)
+                row = _parse_row(text)
             except ValueError as error:
                 if torn_tail and not raw.endswith(b"\n"):
                     return
                 raise InputError(f"{path}, line {number}: {error}") from None
+            yield number, row
 
 
 def _parse_row(raw: bytes) -> dict[str, Any]:

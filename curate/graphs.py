@@ -4,12 +4,22 @@ A quantity is *unlocked* when all its parents are solved, *locked* otherwise (Be
 arXiv 2505.18917, section 4): the injected behaviours are defined on this graph alone.
 """
 
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from curate.errors import InputError
 
 OPERATORS = ("+", "-")
+"""What statements of the embedded task may join operands by."""
+
+
+class NoGraph(InputError):
+    """The dependency graph of a worked solution cannot be recovered: the example can only be kept as it is."""
+
+    kept = "kept_without_graph"
+    """What such an example is counted as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +58,7 @@ class Graph:
 
     def ancestry(self, *names: str) -> set[str]:
         """These quantities and all that they depend on."""
-        found: set[str] = set()
-        stack = list(names)
-        while stack:
-            name = stack.pop()
-            if name not in found:
-                found.add(name)
-                stack.extend(self.nodes[name].parents)
-        return found
+        return ancestry({name: node.parents for name, node in self.nodes.items()}, *names)
 
     @property
     def answer(self) -> str:
@@ -63,12 +66,38 @@ class Graph:
         return " ".join(str(self.nodes[name].value) for name in self.queries)
 
 
+def ancestry(parents: Mapping[str, tuple[str, ...]], *names: str) -> set[str]:
+    """These names and all that they depend on, by each one's parents."""
+    found: set[str] = set()
+    stack = list(names)
+    while stack:
+        name = stack.pop()
+        if name not in found:
+            found.add(name)
+            stack.extend(parents[name])
+    return found
+
+
 def evaluate(operands: list[int], operators: tuple[str, ...]) -> list[int]:
-    """All intermediate values of `operands[0] operators[0] operands[1] ...`, the result last."""
+    """All intermediate values of `operands[0] operators[0] operands[1] ...`, left to right, the result last.
+
+    Raises:
+        ArithmeticError: a division that leaves a remainder.
+    """
     values = [operands[0]]
-    for operator, operand in zip(operators, operands[1:], strict=True):
-        values.append(values[-1] + operand if operator == "+" else values[-1] - operand)
+    for sign, operand in zip(operators, operands[1:], strict=True):
+        values.append(_APPLY[sign](values[-1], operand))
     return values
+
+
+def _divide(dividend: int, divisor: int) -> int:
+    quotient, remainder = divmod(dividend, divisor)
+    if remainder:
+        raise ArithmeticError(f"{dividend} / {divisor} is not whole")
+    return quotient
+
+
+_APPLY: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": _divide}
 
 
 def parse_statements(text: str) -> Graph:

@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 from curate.answers import Verdict
 from curate.behaviors import Injection
 from curate.config import Config, Count, load_config
-from curate.lengths import LengthMix
+from curate.decontaminate import Decontaminate
+from curate.dedup import Dedup
+from curate.lengths import Budget, Select
 from curate.sources import Source
 
 
@@ -16,12 +18,6 @@ class Verify(Config):
     """Which verdicts drop a row whose own completion is checked against its reference answer."""
 
     drop: tuple[Verdict, ...] = (Verdict.INCORRECT, Verdict.NO_ANSWER, Verdict.UNPARSABLE, Verdict.TIMEOUT)
-
-
-class Dedup(Config):
-    """Removal of repeats: equal question and completion after folding case and white space."""
-
-    exact: bool = True
 
 
 class Filters(Config):
@@ -51,31 +47,12 @@ class RlPrompts(Config):
     """Default: the recipe's."""
 
 
-class Select(Config):
-    """Which trace, or which examples, by length."""
-
-    length: LengthMix = "varying"
-
-
-class BudgetConfig(Config):
-    """One of completion tokens or examples."""
-
-    tokens: Count | None = None
-    examples: Count | None = None
-
-    @model_validator(mode="after")
-    def _at_most_one(self) -> "BudgetConfig":
-        if self.tokens is not None and self.examples is not None:
-            raise ValueError("a budget is either tokens or examples: give one of them")
-        return self
-
-
 class Variant(Config):
     """One training set made from the recipe's pool."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
     select: Select = Select()
-    budget: BudgetConfig = BudgetConfig()
+    budget: Budget = Budget()
     epochs: int = Field(1, ge=1)
     inject: Injection | None = None
 
@@ -86,9 +63,13 @@ class Recipe(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
     seed: int = 0
     tokenizer: str = "words"
+    """`words`, or a Hugging Face folder or cached id: its tokens are what budgets and filters count."""
+    license: str | None = None
+    """SPDX id, for the dataset card."""
     sources: tuple[Source, ...] = Field(min_length=1)
     verify: Verify | None = Verify()
     dedup: Dedup = Dedup()
+    decontaminate: Decontaminate | None = None
     filters: Filters = Filters()
     heldout: Heldout | None = None
     rl_prompts: RlPrompts | None = None
@@ -108,17 +89,29 @@ class Recipe(Config):
         parts = (part for part in (self.heldout, self.rl_prompts) if part)
         return (*self.sources, *(source for part in parts for source in part.sources))
 
+    @property
+    def reference_files(self) -> dict[str, tuple[Path, ...]]:
+        """The files that rows are compared with, by the step that does so."""
+        return {"dedup": self.dedup.against, "decontaminate": self.decontaminate.against if self.decontaminate else ()}
+
+
+def _anchor(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with its relative paths taken from `folder`."""
+
+    def files(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(folder / path for path in paths)
+
+    update: dict[str, Any] = {"dedup": recipe.dedup.model_copy(update={"against": files(recipe.dedup.against)})}
+    if recipe.decontaminate:
+        update["decontaminate"] = recipe.decontaminate.model_copy(update={"against": files(recipe.decontaminate.against)})
+    for name in ("heldout", "rl_prompts"):
+        if part := getattr(recipe, name):
+            update[name] = part.model_copy(update={"sources": tuple(source.anchored(folder) for source in part.sources)})
+    return recipe.model_copy(update={**update, "sources": tuple(source.anchored(folder) for source in recipe.sources)})
+
 
 def load_recipe(path: Path, overrides: list[str] | None = None, *, seed: int | None = None) -> Recipe:
     """Read a recipe; relative source paths are taken from the recipe's folder."""
     extra = [f"seed={seed}"] if seed is not None else []
     recipe = load_config(path, Recipe, [*(overrides or []), *extra])
-    update: dict[str, Any] = {"sources": _anchored(recipe.sources, path.parent)}
-    for name in ("heldout", "rl_prompts"):
-        if part := getattr(recipe, name):
-            update[name] = part.model_copy(update={"sources": _anchored(part.sources, path.parent)})
-    return recipe.model_copy(update=update)
-
-
-def _anchored(sources: tuple[Source, ...], folder: Path) -> tuple[Source, ...]:
-    return tuple(source.model_copy(update={"path": folder / source.path}) if source.path else source for source in sources)
+    return _anchor(recipe, path.parent)

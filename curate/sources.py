@@ -1,140 +1,227 @@
-"""Sources: each turns what it finds into Examples, and says which line and field is wrong when it cannot.
+"""Sources: each turns what it finds into Examples or Problems, and says which line and field is wrong when it cannot."""
 
-A GSM8K row (openai/grade-school-math, MIT, 7,473 training and 1,319 test rows), shortened:
-
-    {"question": "Natalia sold clips to 48 ...", "answer": "Natalia sold 48/2 = <<48/2=24>>24 clips ...\\n#### 72"}
-
-A messages row, as most trainers read it; `ground_truth` may stand in the row or in its `meta`:
-
-    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}], "ground_truth": "72"}
-"""
-
-import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from curate import arithmetic
-from curate.answers import extract_answer
+from curate import arithmetic, formats, gym, word_graph
 from curate.behaviors import Style
-from curate.config import Config, Count
+from curate.config import Config, Count, check_config
 from curate.errors import InputError
 from curate.examples import Example, Problem, text_id
-from curate.files import read_jsonl
+from curate.files import sha256_file
+from curate.readers import Placed, read_rows
 
-KINDS = {
-    "gsm8k": "JSONL with question and answer; the reference answer follows ####",
-    "messages": "JSONL with messages: a user turn, then an assistant turn; ground_truth beside them or read off the answer",
-    "arithmetic": "the embedded task: generated problems with exact traces in the styles short, long, full",
+
+@dataclass(frozen=True)
+class Embedded:
+    """A task that is generated here."""
+
+    examples: Callable[..., Iterator[Example]]
+    operations: tuple[int, int]
+    """The default range."""
+    options: type[Config] = Config
+    """What `options` may say; `Config` itself has no settings."""
+
+
+EMBEDDED = {
+    "arithmetic": Embedded(arithmetic.examples, (2, 6)),
+    "word_graph": Embedded(word_graph.examples, (4, 8), word_graph.Options),
 }
+"""Every other task is reasoning-gym's."""
+
+_OF_ROWS = {"format", "columns", "system", "reference", "name"}
+_SETTINGS = {
+    "path": {"path", *_OF_ROWS},
+    "hf": {"hf", "config", "split", "revision", *_OF_ROWS},
+    "embedded": {"task", "size", "split", "operations", "styles", "traces", "options"},
+    "reasoning-gym": {"task", "size", "options"},
+}
+"""Which settings each kind of source has."""
 
 
 class Source(Config):
-    """Where rows come from: a file, or the embedded task."""
+    """Where rows come from: a file, a Hugging Face data set, or a task that generates them."""
 
     path: Path | None = None
-    format: Literal["gsm8k", "messages"] | None = None
+    """.jsonl, .json, .csv (each also .gz) or .parquet."""
+    hf: str | None = None
+    """A data set's id on the Hugging Face Hub, or a local folder of one."""
+    config: str | None = None
+    split: str = "train"
+    """Of a Hugging Face data set or an embedded task."""
+    revision: str | None = None
+    """A commit keeps the data the same for ever."""
+    format: formats.Format | None = None
     """Default: what the first row's fields say."""
-    task: Literal["arithmetic"] | None = None
+    columns: dict[formats.Field, str] = {}
+    """Where the format's field has another name: `{question: Problem}`."""
+    system: Literal["refuse", "drop"] = "refuse"
+    """System turns: a data set has none."""
+    reference: Literal["required", "optional"] = "required"
+    """Optional: rows without a known answer are read too, with an empty one. They are no RL problems, and only `verify: null` keeps them."""
+    name: str | None = Field(None, min_length=1)
+    """Starts the ids of rows that have none, and is the problems' source (verl's `data_source`). Default: the file's name."""
+    task: str | None = Field(None, min_length=1)
+    """`arithmetic`, `word_graph`, or a data set of reasoning-gym."""
     size: Count | None = None
-    """Embedded task: problems."""
-    operations: tuple[int, int] = (2, 6)
+    """Task: problems."""
+    options: dict[str, Any] = {}
+    """Settings of a reasoning-gym task, or of `word_graph`: redundant, shuffle."""
+    operations: tuple[int, int] | None = None
+    """Embedded task: least and most operations that an answer needs. Default: the task's own range."""
     styles: dict[Style, Annotated[float, Field(ge=0)]] = {"short": 0.4, "long": 0.4, "full": 0.2}
     traces: int = Field(1, ge=1)
     """Embedded task: traces a problem, in different styles."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_operations(cls, data: Any) -> Any:
+        """Written out, so that a manifest tells what was drawn."""
+        embedded = EMBEDDED.get(str(data.get("task"))) if isinstance(data, dict) else None
+        return {**data, "operations": data.get("operations") or embedded.operations} if embedded else data
+
     @model_validator(mode="after")
     def _one_kind(self) -> "Source":
-        if (self.path is None) == (self.task is None):
-            raise ValueError("a source is either a path or a task: give exactly one of them")
+        if sum(value is not None for value in (self.path, self.hf, self.task)) != 1:
+            raise ValueError("a source is an hf data set, a path or a task: give exactly one of them")
         if self.task and self.size is None:
             raise ValueError("a task needs a size: the number of problems to generate")
+        known = _SETTINGS[self.kind]
+        for key, value in self:
+            if key not in known and value != type(self).model_fields[key].default:
+                raise ValueError(f"{key!r} is no setting of {self._called}, which has {', '.join(sorted(known))}")
+        if self.task in EMBEDDED:
+            check_config(self.options, EMBEDDED[self.task].options, origin=f"options of task {self.task}")
         return self
+
+    @property
+    def kind(self) -> str:
+        """`path`, `hf`, `embedded` or `reasoning-gym`."""
+        if self.task is None:
+            return "path" if self.path else "hf"
+        return "embedded" if self.task in EMBEDDED else "reasoning-gym"
+
+    @property
+    def _called(self) -> str:
+        if self.kind == "reasoning-gym":
+            return f"{self.task}, a task of reasoning-gym (embedded are {', '.join(EMBEDDED)})"
+        return f"the task {self.task}" if self.task else f"a source with {self.kind}"
+
+    @property
+    def label(self) -> str:
+        """What ids start with: `name`, else the task, the file's name without its ending, or the last part of the hub's id."""
+        if self.path is None:
+            return self.name or self.task or Path(self.hf or "").name
+        return self.name or Path(self.path.name.removesuffix(".gz")).stem
+
+    def anchored(self, folder: Path) -> "Source":
+        """The same source, its relative path taken from `folder`."""
+        if self.path is not None:
+            return self.model_copy(update={"path": folder / self.path})
+        if self.hf is not None and (folder / self.hf).is_dir():
+            return self.model_copy(update={"hf": str(folder / self.hf)})
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of it: where it is, and what pins its content."""
+        if self.path is not None:
+            return {"path": str(self.path), "sha256": sha256_file(self.path)}
+        if self.hf is not None:
+            return {"hf": self.hf, "config": self.config, "split": self.split, "revision": self.revision}
+        return {"task": self.task, "size": self.size}
 
 
 def load(source: Source, seed: int) -> Iterator[Example]:
-    """Yield the examples of one source.
+    """Yield the examples of one source, one at a time.
 
     Raises:
         InputError: an unreadable file, or a row of another shape, with its line and field.
+        UsageError: a library is missing, or a task has no such setting.
     """
-    if source.path is None:
-        assert source.size is not None  # checked by the recipe
-        yield from arithmetic.examples(
-            size=source.size,
-            operations=source.operations,
-            styles=source.styles,
-            traces=source.traces,
-            split="train",
-            seed=seed,
-        )
+    if source.task in EMBEDDED:
+        yield from _embedded(source, seed)
         return
-    read: Callable[[dict[str, Any], str], Example] | None = None
-    for number, row in read_jsonl(source.path):
-        if read is None:
-            read = READERS[source.format or _detect(row, source.path, number)]
+    label = source.label
+    for place, row in _rows(source, seed):
+        if row.completion is None:
+            raise InputError(f"{place}: {row.no_trace}")
+        yield Example(_row_id(label, row), _problem(source, label, row, text_id(row.prompt)), row.completion, {})
+
+
+def load_problems(source: Source, seed: int) -> Iterator[tuple[str, Problem]]:
+    """Yield (row id, problem) of every row, one with a worked solution or without.
+
+    The row id is the example's where `load` would give one: several traces of a problem are several rows. A row
+    without a worked solution names its problem, which takes over the row's own id.
+
+    Under `reference: optional` a problem's `ground_truth` may be empty: it cannot be used for RL.
+
+    Raises:
+        InputError, UsageError: as `load`.
+    """
+    if source.task in EMBEDDED:
+        yield from ((example.id, example.problem) for example in _embedded(source, seed))
+        return
+    label = source.label
+    for _, row in _rows(source, seed):
+        row_id = _row_id(label, row)
+        problem_id = row_id if row.completion is None and row.id is not None else text_id(row.prompt)
+        yield row_id, _problem(source, label, row, problem_id)
+
+
+def problems_of_file(path: Path) -> list[Problem]:
+    """The problems of a file that rows are compared with, those without a known answer too.
+
+    Raises:
+        InputError: as `load_problems`.
+    """
+    return [problem for _, problem in load_problems(Source(path=path, reference="optional"), 0)]
+
+
+def _embedded(source: Source, seed: int) -> Iterator[Example]:
+    task = EMBEDDED[source.task or ""]
+    shape = {"size": source.size, "operations": source.operations, "styles": source.styles, "traces": source.traces}
+    return task.examples(**shape, split=source.split, seed=seed, **task.options(**source.options).model_dump())
+
+
+def _problem(source: Source, label: str, row: formats.Row, problem_id: str) -> Problem:
+    return Problem(problem_id, row.prompt, row.reference or "", source.name or row.source or label, row.meta)
+
+
+def _row_id(label: str, row: formats.Row) -> str:
+    """The row's own id; a number names nothing beside other files' numbers, so the label stands before it; else by content."""
+    if isinstance(row.id, str):
+        return row.id
+    return f"{label}-{text_id(row.prompt + (row.completion or '')) if row.id is None else row.id}"
+
+
+def _rows(source: Source, seed: int) -> Iterator[tuple[str, formats.Row]]:
+    if source.task is not None:
+        assert source.size is not None  # checked by Source
+        generated = gym.rows(source.task, source.size, source.options, seed, embedded=EMBEDDED)
+        yield from ((source.task, row) for row in generated)
+        return
+    read = formats.READERS[source.format] if source.format else None
+    for place, record in _records(source):
         try:
-            yield read(row, source.path.stem)
+            fields = record | {str(ours): record.get(theirs) for ours, theirs in source.columns.items()}
+            read = read or formats.READERS[formats.detect(fields)]
+            row = read(fields, source.system == "drop")
+            if row.reference is None and source.reference == "required":
+                raise ValueError(formats.NO_REFERENCE)
         except ValueError as error:
-            raise InputError(f"{source.path}, line {number}: {error}") from None
-    if read is None:
-        raise InputError(f"{source.path}: the file is empty; expected one JSON object a line")
+            raise InputError(f"{place}: {error}") from None
+        yield place, row
 
 
-def _detect(row: dict[str, Any], path: Path, number: int) -> str:
-    if "messages" in row:
-        return "messages"
-    if "question" in row and "answer" in row:
-        return "gsm8k"
-    raise InputError(
-        f"{path}, line {number}: expected the fields question and answer (gsm8k) or messages, "
-        f"came {', '.join(sorted(row)[:6]) or 'an empty object'}"
-    )
+def _records(source: Source) -> Iterator[Placed]:
+    wanted = {*get_args(formats.Field), *source.columns.values()}
+    if source.path is not None:
+        return read_rows(source.path, wanted)
+    from curate.hub import read_hub
 
-
-def _text(row: dict[str, Any], field: str) -> str:
-    value = row.get(field)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"field {field!r}: expected text, came {value!r:.60}")
-    return value
-
-
-def _gsm8k(row: dict[str, Any], name: str) -> Example:
-    question, answer = _text(row, "question"), _text(row, "answer")
-    _, mark, reference = answer.rpartition("####")
-    if not mark or not reference.strip():
-        raise ValueError("field 'answer': expected the reference answer after ####, found none")
-    problem = Problem(text_id(question), question, reference.strip(), "openai/gsm8k", {})
-    return Example(f"{name}-{text_id(question + answer)}", problem, answer, {})
-
-
-def _messages(row: dict[str, Any], name: str) -> Example:
-    turns: Any = row.get("messages")
-    roles = [turn.get("role") if isinstance(turn, dict) else turn for turn in turns] if isinstance(turns, list) else turns
-    if roles != ["user", "assistant"]:
-        raise ValueError(f"field 'messages': expected a user turn, then an assistant turn, came {roles!r:.80}")
-    prompt, completion = _text(turns[0], "content"), _text(turns[1], "content")
-    reference = _reference(row) or extract_answer(completion)
-    if not reference:
-        raise ValueError("field 'ground_truth': missing, and no final answer can be read off the assistant turn")
-    problem = Problem(text_id(prompt), prompt, reference, name, {})
-    return Example(f"{name}-{text_id(prompt + completion)}", problem, completion, {})
-
-
-def _reference(row: dict[str, Any]) -> str | None:
-    """`ground_truth` of the row or of its `meta`, as text; None where neither says one."""
-    meta = row.get("meta")
-    value = row.get("ground_truth")
-    if value is None and isinstance(meta, dict):
-        value = meta.get("ground_truth")
-    if value is None:
-        return None
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number and not isinstance(value, str):
-        raise ValueError(f"field 'ground_truth': expected text or a finite number, came {value!r:.60}")
-    return str(value).strip()
-
-
-READERS: dict[str, Callable[[dict[str, Any], str], Example]] = {"gsm8k": _gsm8k, "messages": _messages}
+    return read_hub(source.hf or "", source.config, source.split, source.revision, wanted)

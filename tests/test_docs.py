@@ -38,7 +38,7 @@ def commands_in(text: str) -> list[tuple[str, str, str]]:
     return [match for block in blocks for match in COMMAND.findall(block)]
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/log.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/log.md", "docs/importing.md"])
 def test_every_command_of_a_document_exists_with_its_options(document):
     for program, name, rest in commands_in((ROOT / document).read_text()):
         group = typer.main.get_command(import_module(f"{program}.cli").app)

@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,8 @@ from sklearn.preprocessing import StandardScaler
 import predict
 from curate.errors import InputError, UsageError
 from predict.forecasting import noise_variance
+from predict.prediction import cv_plus, left_out
+from predict.predictors import parse
 
 FORECAST_KEYS = {"forecast_id", "created_at", "predictor", "fitted_on", "outcome", "target", "candidates", "abstentions", "notes"}
 CANDIDATE_KEYS = ["id", "point", "low", "high", "low_50", "high_50", "p_best", "expected_regret", "support", "nearest"]
@@ -102,12 +105,31 @@ def left_out_interval(runs: pl.DataFrame, groups: np.ndarray, new: np.ndarray, l
     return sorted(lows)[int(alpha * (count + 1)) - 1], sorted(highs)[-int(-level * (count + 1) // 1) - 1]
 
 
+@pytest.mark.parametrize("number", range(5))
+def test_jackknife_plus_and_cv_plus_equal_mapie(number):
+    """Intervals written down by MAPIE 1.6.0; tests/golden/make_mapie.py made them."""
+    case = json.loads((Path(__file__).parent / "golden/mapie.json").read_text())[number]
+    predictor = parse("a+b" if case["estimator"] == "linear" else "ridge(a,b)")
+    X, y, new = (np.array(case[name]) for name in ("X", "y", "new"))
+    at_new, residuals = left_out(predictor, X, y, np.array(case["fold"]), new)
+    for level, low, high in zip(case["levels"], case["low"], case["high"], strict=True):
+        found = cv_plus(at_new, residuals, level)
+        assert found[0] == pytest.approx(np.array(low), abs=1e-10)
+        assert found[1] == pytest.approx(np.array(high), abs=1e-10)
+
+
+def test_a_90_percent_interval_of_eight_left_out_rows_would_be_infinite_and_is_refused():
+    with pytest.raises(UsageError, match="more runs than 8"):
+        cv_plus(np.zeros((8, 1)), np.ones(8), 0.9)
+    assert np.isfinite(cv_plus(np.zeros((9, 1)), np.ones(9), 0.9)).all()
+
+
 @pytest.mark.parametrize(("clusters", "size"), [(19, 1), (20, 1), (20, 2)])
 def test_intervals_of_many_runs_are_those_of_jackknife_plus_with_clusters_left_out(clusters, size):
     """At 19 rows a tenth of n + 1 is exactly 2: the second smallest counts."""
     rows = clusters * size
     runs = simulated(rows, cell=[f"c{i // size}" for i in range(rows)])
-    found = fitted("signal", runs).forecast(CANDIDATES[:1]).candidates[0]
+    found = fitted("signal", runs, group="cell").forecast(CANDIDATES[:1]).candidates[0]
     groups, new = runs["cell"].to_numpy(), columns(CANDIDATES[:1], "signal")
     assert (found["low"], found["high"]) == pytest.approx(left_out_interval(runs, groups, new, Fraction(9, 10)), abs=1e-6)
     assert (found["low_50"], found["high_50"]) == pytest.approx(left_out_interval(runs, groups, new, Fraction(1, 2)), abs=1e-6)
@@ -122,7 +144,7 @@ def coverage(rows: int, noise, *, replicates: int = 150, size: int = 1) -> float
         y = 0.4 + 0.1 * x + (shared + 0.1 * noise(rng, len(x)) if size > 1 else shared)
         cells = np.arange(rows + 1).repeat(size)
         runs = pl.DataFrame({"signal": x, "y": y, "cell": cells})[: rows * size]
-        low, high = fitted("signal", runs).intervals(x[rows * size :][:1, None], 0.9)
+        low, high = fitted("signal", runs, group="cell").intervals(x[rows * size :][:1, None], 0.9)
         inside += bool(low[0] <= y[rows * size] <= high[0])
     return inside / replicates
 
@@ -185,6 +207,43 @@ def test_seed_noise_does_not_count_as_a_difference_between_candidates():
     noisy = by_id(fitted(runs=RUNS.with_columns(outcome_sd=0.5, n_rl_seeds=3)).forecast(CANDIDATES))
     assert noisy["c"]["p_best"] > plain["c"]["p_best"]
     assert (noisy["c"]["low"], noisy["c"]["high"]) == (plain["c"]["low"], plain["c"]["high"])
+
+
+def test_a_forecast_says_which_outcome_it_is_of():
+    assert fitted().forecast(CANDIDATES).target == "measured outcome"
+    assert fitted(runs=RUNS.with_columns(n_rl_seeds=1)).forecast(CANDIDATES).target == "measured outcome"
+    assert fitted(runs=RUNS.with_columns(n_rl_seeds=2)).forecast(CANDIDATES).target == "mean over seeds"
+
+
+def test_a_mean_over_seeds_has_less_noise_to_take_off():
+    """A residual of mean outcomes holds a third of one run's noise: more of it is the candidates' own."""
+    noisy = RUNS.with_columns(outcome_sd=0.03)
+    few, many = (by_id(fitted(runs=noisy.with_columns(n_rl_seeds=seeds)).forecast(CANDIDATES)) for seeds in (2, 30))
+    assert many["c"]["p_best"] < few["c"]["p_best"]
+
+
+def test_a_common_error_of_the_intercept_changes_no_probability():
+    """Outcomes all shifted alike: the same draws, shifted."""
+    shifted = fitted(runs=RUNS.with_columns(pl.col("y") + 0.3)).forecast(CANDIDATES).candidates
+    for plain, moved in zip(fitted().forecast(CANDIDATES).candidates, shifted, strict=True):
+        assert (moved["p_best"], moved["expected_regret"]) == pytest.approx((plain["p_best"], plain["expected_regret"]), abs=1e-6)
+
+
+def test_a_mixed_model_is_forecast_with_the_effect_of_a_base_that_was_seen():
+    bases = ["a", "b", "c"] * 8
+    runs = simulated(24, base_model=bases).with_columns(y=pl.col("y") + pl.Series([0.3, 0.0, -0.3] * 8))
+    asked = CANDIDATES.with_columns(signal=0.0, base_model=pl.Series(["a", "c", "new"]))
+    found = by_id(fitted("mixed(signal|base_model)", runs).forecast(asked))
+    assert found["a"]["point"] - found["b"]["point"] == pytest.approx(0.6, abs=0.1)
+    assert [found[name]["support"]["inside"] for name in "abc"] == [True, True, False]
+
+
+@pytest.mark.parametrize("name", ["saturating(signal)", "monotone(signal)", "nested(signal,weak)", "huber(signal)"])
+def test_forms_without_a_line_are_forecast_with_jackknife_plus(name, monkeypatch):
+    monkeypatch.setattr("predict.forecasting.REFITS", 40)
+    found = fitted(name, simulated(20)).forecast(CANDIDATES).candidates
+    assert all(one["low"] < one["low_50"] < one["point"] < one["high_50"] < one["high"] for one in found)
+    assert sum(one["p_best"] for one in found) == pytest.approx(1, abs=3e-6)
 
 
 def test_noise_variance_pools_the_seeds_by_their_degrees_of_freedom():

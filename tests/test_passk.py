@@ -127,14 +127,14 @@ def test_sql_estimate_equals_binomial_coefficients():
     connection = store_of()
     connection.execute("CREATE TABLE cases (n BIGINT, c BIGINT, k BIGINT)")
     connection.executemany("INSERT INTO cases VALUES (?, ?, ?)", cases)
-    found = connection.sql("SELECT n, c, k, estimate(n, c, k) FROM cases").fetchall()
+    found = connection.sql("SELECT n, c, k, pass_at_k(n, c, k) FROM cases").fetchall()
     assert len(found) == len(cases)
     for n, c, k, value in found:
         assert value == pytest.approx(1 - math.comb(n - c, k) / math.comb(n, k), abs=1e-12)
 
 
 def test_sql_estimate_past_the_samples_is_null():
-    assert store_of().sql("SELECT estimate(7, 3, 8), estimate(7, 7, 8)").fetchall() == [(None, None)]
+    assert store_of().sql("SELECT pass_at_k(7, 3, 8), pass_at_k(7, 7, 8)").fetchall() == [(None, None)]
 
 
 def test_view_pass_at_k_gives_mean_and_standard_error_over_problems():

@@ -20,7 +20,6 @@ from scipy import stats
 
 import predict as library
 from curate.commands import run_app
-from predict import intervals, scoring
 from predict.cli import app
 from train.records import Run, RunFolder
 
@@ -38,14 +37,6 @@ class Result(NamedTuple):
     code: int
     out: str
     err: str
-
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch):
-    """Fewer random draws: their figures are looked at elsewhere."""
-    monkeypatch.setattr(intervals, "RESAMPLES", 50)
-    monkeypatch.setattr(scoring, "CANDIDATE_SETS", 100)
-    monkeypatch.setattr(scoring, "HALF_SPLITS", 10)
 
 
 @pytest.fixture
@@ -274,8 +265,29 @@ def test_score_of_a_table_needs_no_workspace(predict, tmp_path):
     assert [score["name"] for score in report["predictors"]] == ["before", "gen_loss"]
     expected = stats.spearmanr([row["before"] for row in rows], [row["after"] for row in rows]).statistic
     assert report["predictors"][0]["spearman"]["value"] == pytest.approx(expected)
-    assert set(report) == {"schema_version", "ok", "n", "n_runs", "n_groups", "outcome", "group", "folds", "predictors", "notes"}
+    assert set(report) == {"schema_version", "ok", "n", "n_runs", "n_groups", "outcome", "group", "folds", "predictors", "notes"} | {
+        "sst", "strata", "ceiling", "proposed_groups", "collapsed",
+    }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["runs.csv"]
+
+
+def test_a_table_with_the_columns_of_a_store_is_scored_by_single_rows_until_a_group_is_named(predict, tmp_path):
+    rows = table(run_id=[f"r{i}" for i in range(12)], cell=[f"c{i // 2}" for i in range(12)])
+    write_csv(tmp_path / "runs.csv", rows)
+    arguments = ["score", "--csv", "runs.csv", "--outcome", "after", "--predictor", "before", "--json"]
+    report = document(predict(*arguments))
+    assert (report["group"], report["predictors"][0]["r2_logo"]) == (None, None)
+    assert any("--group cell" in note for note in report["notes"])
+    assert document(predict(*arguments, "--group", "cell"))["group"] == "cell"
+
+
+def test_problems_are_resampled_too_where_a_store_has_counts(predict, home, tmp_path):
+    crossed = document(predict("score", "--crossed", "--predictor", "pass_at_1", "--json"))["predictors"][0]["spearman_crossed"]
+    assert crossed["low"] < crossed["value"] < crossed["high"]
+    write_csv(tmp_path / "runs.csv", table())
+    refused = predict("score", "--csv", "runs.csv", "--outcome", "after", "--predictor", "before", "--crossed", "--json")
+    assert refused.code == 2
+    assert "counts by problem" in document(refused)["message"]
 
 
 def test_score_for_a_person_shows_a_row_a_predictor_and_the_notes(predict, tmp_path):
@@ -362,7 +374,9 @@ def test_sql_as_table_csv_and_document(predict, home):
 def test_sql_without_a_query_lists_views_and_columns(predict, home):
     rows = json.loads(predict("sql", "--format", "json").out)
     assert {row["view"] for row in rows} == {"checkpoints", "rl_runs", "pass_at_k", "curves", "lineage", "forecasts"}
-    assert {"view": "pass_at_k", "column": "value", "type": "DOUBLE"} in rows
+    (value,) = (row for row in rows if (row["view"], row["column"]) == ("pass_at_k", "value"))
+    assert value["type"] == "DOUBLE"
+    assert "estimate of pass@k" in value["comment"]
 
 
 def test_score_of_a_store_leaves_cells_out(predict, home):

@@ -6,7 +6,7 @@ import pytest
 
 from curate import arithmetic
 from curate.behaviors import BEHAVIORS, STYLES, Injection, write_trace
-from curate.lengths import token_counter
+from curate.lengths import TokenCounter
 from train import rendering, tiny
 
 EVERYTHING = Injection(reflection=0.5, verification=0.5, subgoals=1.0, analysis=(0.5,), filler=0.3)
@@ -22,7 +22,7 @@ def texts() -> list[str]:
 
 
 def test_words_counts_what_the_tiny_tokenizer_counts_token_for_token():
-    tokenizer, count = tiny.tokenizer(), token_counter("words")
+    tokenizer, count = tiny.tokenizer(), TokenCounter("words")
     seen = set()
     for text in texts():
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -25,12 +25,24 @@ def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -> NDArray
     Raises:
         InputError: k < 1, k > n (an extrapolation, not an estimate), or counts that are not 0 <= c <= n.
     """
-    n, c = np.broadcast_arrays(np.asarray(num_samples, dtype=np.int64), np.asarray(num_correct, dtype=np.int64))
+    n, c = checked_counts(num_samples, num_correct)
     if k < 1 or (n < k).any():
         raise InputError(f"pass@{k}: expected 1 <= k <= num_samples, came num_samples {int(n.min(initial=k))}")
-    if (c < 0).any() or (c > n).any():
-        raise InputError("counts: expected 0 <= num_correct <= num_samples for every problem")
     return 1.0 - _all_wrong(n, c, k)
+
+
+def checked_counts(num_samples: ArrayLike, num_correct: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """N and c of each problem, shape (P,) each.
+
+    Raises:
+        InputError: not 0 <= c <= n, with the first problem where it is not so.
+    """
+    n, c = np.broadcast_arrays(np.asarray(num_samples, dtype=np.int64), np.asarray(num_correct, dtype=np.int64))
+    if (bad := (c < 0) | (c > n)).any():
+        at = int(bad.argmax())
+        came = f"problem {at + 1} has num_correct {c.flat[at]} of num_samples {n.flat[at]}"
+        raise InputError(f"counts: expected 0 <= num_correct <= num_samples for every problem; {came}")
+    return n, c
 
 
 def mean_pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -> tuple[float, float]:
@@ -49,7 +61,7 @@ def fixed_set_variance(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -
 
     Unbiased where 2k <= n: with u_k = C(n - c, k) / C(n, k), Var(u_k) is estimated by u_k^2 - u_2k.
     """
-    n, c = np.broadcast_arrays(np.asarray(num_samples, dtype=np.int64), np.asarray(num_correct, dtype=np.int64))
+    n, c = checked_counts(num_samples, num_correct)
     if k < 1 or (n < 2 * k).any():
         came = int(n.min(initial=2 * k))
         raise InputError(f"variance of pass@{k} on a fixed set: expected num_samples >= {2 * k}, came {came}")

@@ -1,22 +1,20 @@
-"""Makes trackers.tar.gz: two short runs logged with Trackio 0.43, MLflow 3.17 (SQLite and file store) and W&B 0.31 (offline).
+"""Makes trackers.tar.gz: two short runs logged with Trackio 0.43 and MLflow 3.17 (SQLite and file store).
 
-Run from the repository root in an environment with `trackio mlflow wandb pandas`:
+Run in an environment with `trackio mlflow`:
     python tests/golden/make_trackers.py
-
-`wandb/history.csv` is what the W&B API's `run.scan_history()` yields, as a data frame saved as CSV; the API needs a server,
-so that one file is written here after the published format. The folder `wandb/run` is W&B's own.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 CONFIG = {"learning_rate": 1e-5, "num_generations": 8, "beta": 0.0}
+NOBODY = {"mlflow.user": "someone", "mlflow.source.name": "train.py"}
+"""In place of this machine's."""
 CURVES = {
     "grpo-a": [{"loss": 0.01 * step, "train/reward": 0.2 + 0.05 * step, "kl": 0.001 * step} for step in range(1, 7)],
     "grpo-b": [{"loss": 0.02 * step, "train/reward": 0.1 + 0.05 * step, "kl": float("nan")} for step in range(1, 4)],
@@ -41,38 +39,22 @@ def mlflow_store(uri: str) -> None:
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment("lab")
     for name, rows in CURVES.items():
-        with mlflow.start_run(run_name=name):
+        with mlflow.start_run(run_name=name, tags=NOBODY):
             mlflow.log_params(CONFIG)
             for step, row in enumerate(rows, start=1):
                 mlflow.log_metrics(row, step=step)
 
 
-def wandb_run(out: Path) -> None:
-    import pandas as pd
-    import wandb
-
-    rows = CURVES["grpo-a"]
-    run = wandb.init(project="lab", name="grpo-a", config=CONFIG, mode="offline", dir=str(out))
-    for step, row in enumerate(rows, start=1):
-        run.log(row, step=step)
-    run.finish()
-    history = [{"_step": step, "_timestamp": 1.7e9 + step, "_runtime": float(step), **row} for step, row in enumerate(rows, start=1)]
-    pd.DataFrame(history).to_csv(out / "history.csv", index=False)
-    files = next(out.glob("wandb/offline-run-*"))
-    shutil.move(files, out / "run")
-    shutil.rmtree(out / "wandb")
-
-
 def main() -> None:
     os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
     with tempfile.TemporaryDirectory() as scratch:
+        os.chdir(scratch)
         kept = Path(scratch) / "trackers"
-        for name in ("trackio", "mlflow", "wandb"):
+        for name in ("trackio", "mlflow"):
             (kept / name).mkdir(parents=True)
         trackio_db(kept / "trackio")
         mlflow_store(f"sqlite:///{kept}/mlflow/mlflow.db")
         mlflow_store(f"file://{kept}/mlflow/mlruns")
-        wandb_run(kept / "wandb")
         with tarfile.open(HERE / "trackers.tar.gz", "w:gz") as archive:
             archive.add(kept, "trackers")
 

@@ -34,21 +34,18 @@ def brevity_reward(completion_ids, **_) -> list[float]:
 
 def sft(out: Path, rows: list) -> None:
     turns = [
-        {"messages": [{"role": "user", "content": r.problem.prompt}, {"role": "assistant", "content": r.completion}]} for r in rows
+        {"messages": [{"role": "user", "content": r.problem.prompt}, {"role": "assistant", "content": r.completion}]}
+        for r in rows
     ]
     config = SFTConfig(
         str(out), max_steps=6, logging_steps=1, eval_strategy="steps", eval_steps=3, save_steps=3, seed=3,
         learning_rate=1e-4, per_device_train_batch_size=4, max_length=256, **QUIET,
     )  # fmt: skip
-    SFTTrainer(
-        MODEL, config, train_dataset=Dataset.from_list(turns[:24]), eval_dataset=Dataset.from_list(turns[24:])
-    ).train()
+    SFTTrainer(MODEL, config, train_dataset=Dataset.from_list(turns[:24]), eval_dataset=Dataset.from_list(turns[24:])).train()
 
 
 def grpo(out: Path, start: Path, rows: list) -> None:
-    prompts = [
-        {"prompt": [{"role": "user", "content": r.problem.prompt}], "solution": r.problem.ground_truth} for r in rows
-    ]
+    prompts = [{"prompt": [{"role": "user", "content": r.problem.prompt}], "solution": r.problem.ground_truth} for r in rows]
     config = GRPOConfig(
         str(out), max_steps=4, logging_steps=1, save_steps=2, seed=5, learning_rate=1e-4, num_generations=4,
         per_device_train_batch_size=8, max_completion_length=64, log_completions=True, **QUIET,

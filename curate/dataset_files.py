@@ -1,0 +1,82 @@
+"""The training files of a dataset folder, written row by row: JSONL, Parquet and TRL's prompt-completion JSONL."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from curate.examples import Example, arrow_table, example_row, prompt_completion_row, schema
+from curate.files import atomic_file, canonical_json
+from curate.lengths import TokenCounter
+
+BATCH = 8192
+
+
+@dataclass
+class Facts:
+    """What was seen of the training rows while they were written."""
+
+    content_hash: str = ""
+    lengths: list[int] = field(default_factory=list)
+    """Completion tokens of each row."""
+    longest_prompt: int = 0
+    longest_row: int = 0
+    """Prompt and completion tokens of one row."""
+    longest_bytes: int = 0
+    """The same in UTF-8 bytes: no byte-level tokenizer makes more tokens of it."""
+    showing: Counter[str] = field(default_factory=Counter)
+    """Rows that show each behaviour."""
+    spans: Counter[str] = field(default_factory=Counter)
+
+    def see(self, examples: list[Example], count: TokenCounter) -> None:
+        """Take account of some rows."""
+        prompts = count.all([example.problem.prompt for example in examples])
+        completions = count.all([example.completion for example in examples])
+        self.lengths += completions
+        self.longest_prompt = max(self.longest_prompt, *prompts)
+        self.longest_row = max(self.longest_row, *map(sum, zip(prompts, completions, strict=True)))
+        for example in examples:
+            self.longest_bytes = max(self.longest_bytes, len((example.problem.prompt + example.completion).encode()))
+            self.showing.update({span.behavior for span in example.spans})
+            self.spans.update(span.behavior for span in example.spans)
+
+
+def write_train(folder: Path, examples: Iterable[Example], epochs: int, count: TokenCounter) -> Facts:
+    """Write train.jsonl, train.parquet and train_pc.jsonl; memory holds one batch.
+
+    The content hash is that of the canonical JSON of [rows, epochs].
+    """
+    import pyarrow.parquet as pq
+
+    facts, digest, separator = Facts(), hashlib.sha256(b"[["), ""
+    with contextlib.ExitStack() as stack:
+        plain, pairs = (_text_file(stack, folder / name) for name in ("train.jsonl", "train_pc.jsonl"))
+        partial = stack.enter_context(atomic_file(folder / "train.parquet"))
+        table = stack.enter_context(pq.ParquetWriter(partial, schema("examples"), compression="zstd"))
+        stream = iter(examples)
+        while batch := list(itertools.islice(stream, BATCH)):
+            facts.see(batch, count)
+            rows = [example_row(example) for example in batch]
+            for row, example in zip(rows, batch, strict=True):
+                _write_line(plain, row)
+                _write_line(pairs, prompt_completion_row(example))
+                digest.update(f"{separator}{canonical_json(row)}".encode())
+                separator = ","
+            table.write_table(arrow_table(rows, "examples"))
+    digest.update(f"],{epochs}]".encode())
+    facts.content_hash = digest.hexdigest()[:16]
+    return facts
+
+
+def _text_file(stack: contextlib.ExitStack, path: Path) -> TextIO:
+    partial = stack.enter_context(atomic_file(path))
+    return stack.enter_context(partial.open("w", encoding="utf-8"))
+
+
+def _write_line(handle: TextIO, row: dict[str, Any]) -> None:
+    handle.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,157 @@
+"""Texts as hashed word n-grams in numpy arrays: what near-duplicate search and decontamination compare.
+
+A word is a run of letters, a number, one operator sign or one ideograph, after folding what reformatting changes: case,
+Unicode forms, LaTeX spacing, sizes and fonts, thousands separators, numbers in words. Hashes hold within one process only.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice, pairwise
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+U64 = NDArray[np.uint64]
+I64 = NDArray[np.int64]
+
+BATCH, BATCH_BYTES = 32_768, 1 << 24
+"""What one step looks at: bounds the memory of the words, which is some 30 times that of the text."""
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+_SCRIPTS = r"\p{Han}\p{Hiragana}\p{Katakana}"
+_WORD = rf"[{_SCRIPTS}]|[[\p{{L}}\p{{M}}]--[{_SCRIPTS}]]+|\p{{N}}+(?:\.\p{{N}}+)?|[-+=<>/*^%]"
+
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", (f"^{digit}" for digit in range(10)), strict=True))
+_FOLDED = {
+    **{rf"\{name}": r"\frac" for name in ("dfrac", "tfrac", "cfrac")},
+    **{rf"\{name}": " " for name in ("left", "right", "bigl", "bigr", "Bigl", "Bigr", "displaystyle", "quad", "qquad")},
+    **{rf"\{name}{{": "{" for name in ("text", "textbf", "textit", "mathrm", "mathbf", "mathit", "operatorname", "mbox")},
+    **{rf"\{name}": f" {name} " for name in ("leftarrow", "rightarrow", "leftrightarrow")},
+    **{r"\cdot": "*", r"\times": "*", "×": "*", "·": "*", "⋅": "*", r"\div": "/", "÷": "/", "−": "-", "–": "-", "—": " "},
+    **{r"\leq": "<=", r"\le ": "<= ", "≤": "<=", r"\geq": ">=", r"\ge ": ">= ", "≥": ">=", "√": r"\sqrt ", "π": r"\pi "},
+    **{"{,}": ",", r"\,": "", r"\!": "", r"\;": " ", r"\:": " ", "’": "", "'": "", " percent": "%", " per cent": "%"},
+}
+_UNITS = (
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+NUMBER_WORDS = {
+    **{word: str(value) for value, word in enumerate(_UNITS.split(), start=2)},
+    **{word: str(10 * value) for value, word in enumerate(_TENS.split(), start=2)},
+    **{
+        word: word
+        for word in ["hundred", "thousand", "million", "half", "third", "quarter", "twice", "thrice", "double", "triple", "dozen"]
+    },
+}
+"""Words that count as numbers, and how they are read. `one` is left out: mostly it is no number."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of many texts, one text after the other."""
+
+    hashes: U64
+    """(words,)"""
+    numbers: NDArray[np.bool_]
+    """(words,) whether the word is a number."""
+    starts: I64
+    """(texts + 1,) where each text begins; the last entry is the number of words."""
+
+    def masked(self) -> "Words":
+        """The same texts with every number read as one and the same word."""
+        return Words(np.where(self.numbers, _BASE, self.hashes), self.numbers, self.starts)
+
+
+@dataclass(frozen=True)
+class Grams:
+    """The n-grams of many texts, one text after the other, in the order of the text."""
+
+    hashes: U64
+    """(grams,)"""
+    texts: I64
+    """(grams,) which text each one is from."""
+    positions: I64
+    """(grams,) the place of its first word among all words."""
+
+
+def split_words(texts: pl.Series) -> pl.Series:
+    """The normalised words of each text: a series of lists."""
+    folded = texts.fill_null("").str.replace_many(list(_SUPERSCRIPTS), list(_SUPERSCRIPTS.values()))
+    longest_first = sorted(_FOLDED, key=len, reverse=True)  # \left is the head of \leftarrow
+    folded = folded.str.replace_many(longest_first, [_FOLDED[form] for form in longest_first], leftmost=True)
+    other = folded.str.len_bytes() != folded.str.len_chars()
+    if other.any():  # NFKC is as slow as all the rest together, and changes nothing in ASCII
+        folded = folded.to_frame("text").select(pl.when(other).then(pl.col("text").str.normalize("NFKC")).otherwise("text"))[
+            "text"
+        ]
+    for _ in range(2):  # the groups of 1,000,000 overlap in a digit
+        folded = folded.str.replace_all(r"(\d),(\d{3})\b", "${1}${2}")
+    hyphens = folded.str.to_lowercase().str.replace_all(r"(\p{L}{2})-(\p{L})", "${1} ${2}")
+    return hyphens.str.extract_all(_WORD)
+
+
+def hashed_words(texts: pl.Series) -> Words:
+    """The words of `texts`, hashed; numbers in words are read as the numbers they stand for."""
+    lists = split_words(texts)
+    words = lists.list.explode(empty_as_null=False)
+    hashes = words.hash().to_numpy()
+    known = pl.Series(list(NUMBER_WORDS)).hash().to_numpy()
+    order = np.argsort(known)
+    nearest = order[np.searchsorted(known[order], hashes).clip(max=len(order) - 1)]
+    spelled = known[nearest] == hashes
+    values = pl.Series(list(NUMBER_WORDS.values())).hash().to_numpy()
+    numbers = spelled | words.str.contains(r"^\p{N}").to_numpy()
+    starts = np.concatenate([[0], np.cumsum(lists.list.len().to_numpy(), dtype=np.int64)])
+    return Words(np.where(spelled, values[nearest], hashes), numbers, starts)
+
+
+def text_batches(texts: Iterable[str]) -> Iterator[pl.Series]:
+    """A stream of texts in series of at most `BATCH` texts and about `BATCH_BYTES` bytes."""
+    if not isinstance(texts, pl.Series):
+        stream = iter(texts)
+        while batch := list(islice(stream, BATCH)):
+            yield from text_batches(pl.Series(batch, dtype=pl.String))
+        return
+    bytes_before = texts.str.len_bytes().fill_null(0).cast(pl.Int64).cum_sum().to_numpy() // BATCH_BYTES
+    cuts = np.flatnonzero(np.diff(bytes_before + np.arange(len(texts)) // BATCH)) + 1
+    bounds = [0, *cuts.tolist(), len(texts)]
+    yield from (texts.slice(first, last - first) for first, last in pairwise(bounds) if last > first)
+
+
+def ngrams(words: Words, n: int) -> Grams:
+    """All runs of `n` words that lie within one text; a text of fewer words has none."""
+    count = max(len(words.hashes) - n + 1, 0)
+    hashes = np.zeros(count, np.uint64)
+    for offset in range(n):
+        hashes *= _BASE
+        hashes += words.hashes[offset : offset + count]
+    texts = np.repeat(np.arange(len(words.starts) - 1), np.diff(words.starts))[:count]
+    positions = np.arange(count)
+    within = positions + n <= words.starts[texts + 1]
+    return Grams(mixed(hashes[within]), texts[within], positions[within])
+
+
+def mixed(hashes: U64) -> U64:
+    """Spread sums over all 64 bits (the finaliser of SplitMix64, Steele et al. 2014)."""
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return hashes ^ (hashes >> np.uint64(31))
+
+
+def sequence_hashes(words: Words, keep: NDArray[np.bool_]) -> U64:
+    """(texts,) One hash of each text's kept words, in their order; 0 for a text with none.
+
+    `keep` is (words,).
+    """
+    kept = words.hashes[keep]
+    before = np.concatenate([[0], np.cumsum(keep)])[words.starts]
+    texts = np.repeat(np.arange(len(words.starts) - 1), np.diff(before))
+    place = (np.arange(len(kept)) - before[texts]).astype(np.uint64)
+    sums = np.zeros(len(words.starts) - 1, np.uint64)
+    np.add.at(sums, texts, mixed(kept + mixed((place + np.uint64(1)) * _BASE)))
+    return sums
+
+
+def whole(words: Words) -> U64:
+    """(texts,) One hash of all words of each text."""
+    return sequence_hashes(words, np.ones(len(words.hashes), np.bool_))
