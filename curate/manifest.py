@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from curate.answers import VERIFIER_VERSION
+from curate.answers import versions as verifier_versions
 from curate.config import check_config
 from curate.dataset_files import Facts
 from curate.errors import CheckFailed, InputError
@@ -26,7 +26,7 @@ HISTOGRAM_BINS = 20
 
 def code_versions() -> dict[str, str]:
     """What of this program can change a dataset."""
-    return {"forerun": version("forerun"), "verifier": VERIFIER_VERSION}
+    return {"forerun": version("forerun"), **verifier_versions()}
 
 
 def source_facts(recipe: Recipe) -> list[dict[str, Any]]:

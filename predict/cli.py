@@ -1,16 +1,21 @@
-"""The `predict` command: ingest, export, sql, score, rank, forecasts, report."""
+"""The `predict` command: ingest, export, sql, score, rank, plan, samples, forecasts, report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from curate.commands import finish, run_app
+from predict.imports.command import import_logs
+from predict.printing import Format, print_rows
+from predict.printing import plain as _plain
+from predict.printing import shown as _shown
 
 if TYPE_CHECKING:
     import polars as pl
 
     from predict.features import Direction
+    from predict.problems import ProblemScores
     from predict.scoring import Report
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -29,6 +34,9 @@ Percent = Annotated[
     list[str] | None, typer.Option("--percent", metavar="COL", help="This column is in percent, small values included.")
 ]
 Seed = Annotated[int, typer.Option(help="Of splits and resampling.")]
+
+
+app.command("import")(import_logs)
 
 
 @app.callback()
@@ -51,21 +59,25 @@ def _runs(csv: Path | None, home: Path | None, rl_recipe: str | None) -> "pl.Dat
 @app.command()
 def ingest(
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH ...]", help="Run folders or packed studies to record as sources.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH ...]", help="Packed studies, workspaces, run folders, or folders that hold them; recorded as sources."
+        ),
     ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read run folders and packed studies into the store; what is recorded once is read again each time."""
+    """Read run folders and packed studies into the store; what is recorded once is looked at again each time."""
     from predict import store
 
     counts = store.ingest(_workspace(home), paths or [])
 
     def text() -> None:
         stages = ", ".join(f"{count} {stage}" for stage, count in counts["stages"].items())
-        print(
-            f"{counts['runs']} runs ({stages}), {counts['checkpoints']} checkpoints, {counts['new_runs']} new: {store.database(_workspace(home))}"
-        )
+        place = store.database(_workspace(home))
+        print(f"{counts['runs']} runs ({stages}), {counts['checkpoints']} checkpoints, {counts['new_runs']} new: {place}")
+        if waiting := counts["without_run_json"]:
+            print(f"note: {len(waiting)} folder(s) beside the runs hold no run.json and were left out, such as {waiting[0]}")
 
     finish(counts, as_json=as_json, text=text)
 
@@ -74,7 +86,7 @@ def ingest(
 def export(
     output: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the packed study.")],
     home: Home = None,
-    force: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace an output that exists, unless runs would be lost.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Pack the store as a folder of Parquet files with checksums."""
@@ -87,58 +99,23 @@ def export(
 @app.command()
 def sql(
     query: Annotated[
-        str | None, typer.Argument(metavar='"SELECT ..."', help="One SELECT; without it, the views and columns are listed.")
+        str | None,
+        typer.Argument(
+            metavar='"SELECT ..."', help="One SELECT; without it, the views and columns are listed with their meaning."
+        ),
     ] = None,
     home: Home = None,
-    form: Annotated[
-        Literal["table", "csv", "json"], typer.Option("--format", help="json prints a bare array of rows.")
-    ] = "table",
+    form: Annotated[Format, typer.Option("--format", help="json prints a bare array of rows.")] = "table",
     as_json: AsJson = False,
 ) -> None:
-    """Ask the store; it is opened read-only."""
+    """Ask the store; it is opened read-only. Worked queries: docs/sql.md."""
     from predict import store
 
     frame = store.query(_workspace(home), query) if query else store.describe(_workspace(home))
     if as_json:
         finish({"columns": frame.columns, "rows": _plain(frame)}, as_json=True, text=lambda: None)
-    elif form == "json":
-        import json
-
-        print(json.dumps(_plain(frame), allow_nan=False))
     else:
-        print(frame.write_csv() if form == "csv" else _shown(frame), end="" if form == "csv" else "\n")
-
-
-def _plain(frame: "pl.DataFrame") -> list[dict[str, Any]]:
-    """Rows as JSON values; NaN and infinities become null."""
-    rows: list[dict[str, Any]] = [_plain_value(row) for row in frame.to_dicts()]
-    return rows
-
-
-def _plain_value(value: Any) -> Any:
-    import math
-    from decimal import Decimal
-
-    if isinstance(value, dict):
-        return {name: _plain_value(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_plain_value(part) for part in value]
-    if isinstance(value, Decimal):  # what DuckDB makes of 1.5 and of the sum of a whole column
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, (str, int, type(None))) else str(value)
-
-
-def _shown(frame: "pl.DataFrame") -> str:
-    """A table for a person: all columns, three decimals."""
-    import polars as pl
-
-    with pl.Config(
-        tbl_rows=60, tbl_cols=-1, tbl_width_chars=240, fmt_str_lengths=60, float_precision=3,
-        tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_formatting="ASCII_MARKDOWN",
-    ):  # fmt: skip
-        return str(frame)
+        print_rows(frame, form)
 
 
 @app.command()
@@ -156,6 +133,9 @@ def score(
         list[str] | None, typer.Option("--direction", metavar="COL=up|down", help="Where a column's name does not say.")
     ] = None,
     percent: Percent = None,
+    crossed: Annotated[
+        bool, typer.Option("--crossed", help="Resample the problems too: spearman_crossed; for a store's counts.")
+    ] = False,
     seed: Seed = 0,
     rl_recipe: Recipe = None,
     home: Home = None,
@@ -169,10 +149,24 @@ def score(
 
         raise UsageError("--csv needs at least one --predictor: a column of the table, the baseline first")
     report = run(
-        _runs(csv, home, rl_recipe), outcome=outcome, predictors=predictors, group=group, seed=seed,
-        directions=_directions(directions), percent=percent or (),
+        _runs(csv, home, rl_recipe), outcome=outcome, predictors=predictors, group=_group(group, csv), seed=seed,
+        directions=_directions(directions), percent=percent or (), problems=_problems(csv, home, rl_recipe) if crossed else None,
     )  # fmt: skip
     finish(report.to_dict(), as_json=as_json, text=lambda: _print_scores(report))
+
+
+def _group(named: str | None, csv: Path | None) -> str | None:
+    """A table is scored by single rows unless a group is named, even where it has the columns of a store."""
+    return "none" if csv and named is None else named
+
+
+def _problems(csv: Path | None, home: Path | None, rl_recipe: str | None) -> "ProblemScores":
+    from curate.errors import UsageError
+    from predict.problems import problem_scores
+
+    if csv:
+        raise UsageError("--crossed needs the counts by problem of a store; a table of runs does not have them")
+    return problem_scores(_workspace(home), rl_recipe=rl_recipe)
 
 
 def _directions(given: list[str] | None) -> "dict[str, Direction]":
@@ -213,8 +207,8 @@ def rank(
     from predict.scoring import best_predictor
 
     runs = with_ids(_runs(csv, home, rl_recipe))
-    chosen = predictor or best_predictor(runs, outcome=outcome, group=group, seed=seed, percent=percent or ())
-    forecaster = Forecaster(chosen, outcome=outcome, group=group, seed=seed)
+    chosen = predictor or best_predictor(runs, outcome=outcome, group=_group(group, csv), seed=seed, percent=percent or ())
+    forecaster = Forecaster(chosen, outcome=outcome, group=_group(group, csv), seed=seed)
     runs, notes = as_fractions(runs, [*forecaster.predictor.numeric, outcome], percent or ())
     forecast = forecaster.fit(runs).forecast(runs.filter(runs[outcome].is_null()))
     document = {**forecast.to_dict(), "notes": [*notes, *forecast.notes]}
@@ -243,6 +237,78 @@ def _named(candidates: "pl.DataFrame", runs: "pl.DataFrame") -> "pl.DataFrame":
     return candidates.with_columns(checkpoint=pl.col("id").replace_strict(known, return_dtype=pl.String)).select(
         "id", "checkpoint", pl.exclude("id", "checkpoint")
     )
+
+
+@app.command()
+def plan(
+    budget: Annotated[int, typer.Option(metavar="M", help="RL runs to pay for.")],
+    csv: Csv = None,
+    objective: Annotated[
+        Literal["best", "calibrate"], typer.Option(help="Hold the best candidate, or teach the predictor most.")
+    ] = "best",
+    outcome: Outcome = "outcome_pass_at_1",
+    predictor: Annotated[str | None, typer.Option(help="Default: the one with the best held-out R^2 on the runs so far.")] = None,
+    group: Group = None,
+    percent: Percent = None,
+    seed: Seed = 0,
+    rl_recipe: Recipe = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which M checkpoints without an outcome to run RL on, and why."""
+    from predict.planning import plan as make
+
+    made = make(
+        _runs(csv, home, rl_recipe), budget, objective=objective, predictor=predictor, outcome=outcome, group=_group(group, csv),
+        percent=percent or (), seed=seed,
+    )  # fmt: skip
+
+    def text() -> None:
+        print(f"{len(made.picks)} of {made.n_candidates} candidates, objective {objective}: {made.predictor}, {made.n_runs} runs")
+        print(_shown(made.frame().drop("reason")))
+        for pick in made.picks:
+            print(f"{pick.name}: {pick.reason}")
+        print(made.words)
+        for note in made.notes:
+            print(f"note: {note}")
+
+    finish(made.to_dict(), as_json=as_json, text=text)
+
+
+@app.command()
+def samples(
+    se: Annotated[float, typer.Option(metavar="S", help="Standard error of pass@k that is wanted, such as 0.01.")],
+    run: Annotated[str | None, typer.Option(metavar="RUN", help="Checkpoint in the store: <run_id>@<step>.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Counts: num_samples, num_correct, one row a problem.")
+    ] = None,
+    benchmark: Annotated[str | None, typer.Option(help="Of the store's counts, where the checkpoint has several.")] = None,
+    k: Annotated[int, typer.Option("--k", help="Of pass@k.")] = 64,
+    target: Annotated[
+        Literal["fixed", "population"], typer.Option("--set", help="These very problems, or new ones of the same kind.")
+    ] = "population",
+    batch: Annotated[int, typer.Option(help="Samples a stop rule draws of a problem at a time.")] = 8,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """What brings pass@k to a standard error: more samples, on which problems, or more problems."""
+    from curate.errors import UsageError
+    from predict import precision
+
+    if (run is None) == (csv is None):
+        raise UsageError("expected either --run RUN or --csv FILE: the counts to plan from")
+    counts = precision.read_counts(csv) if csv else precision.stored_counts(_workspace(home), run or "", benchmark)
+    advice = precision.advise(counts, se, k, target, batch)
+
+    def text() -> None:
+        now = "" if advice.se_now is None else f", now {advice.se_now:.4f}"
+        print(f"pass@{k} of {advice.problems} problems, {target} set: standard error wanted {se:g}{now}")
+        for design in advice.designs:
+            print(f"{design.new_samples:9d} samples  {design.name}: {design.words}")
+        for line in [*([] if advice.designs else [advice.words]), *(f"note: {note}" for note in advice.notes)]:
+            print(line)
+
+    finish(advice.to_dict(), as_json=as_json, text=text)
 
 
 @app.command()

@@ -16,7 +16,14 @@ from curate.files import content_hash
 
 Direction = Literal["up", "down"]
 OUTCOME = "outcome_pass_at_1"
+AFTER_RL = ("rl_recipe", "n_rl_seeds", "early_reward_start", "early_reward_slope", "rl_seconds", "collapsed")
+"""Columns of the `checkpoints` view that RL fills, beside those named outcome_*."""
+SINGLE_ROWS = "none"
+"""A group of this name: every row is a cluster of its own."""
 LOSSES_ON_ONE_SET = ("gen_loss", "gen_loss_style_free", "gen_loss_result", "loss_over_min")
+HELDOUT = ("heldout_hash", "heldout", "heldout_set")
+"""Columns that say on which held-out set a loss was measured."""
+_OTHER_SET = re.compile(r"own|^rl_", re.IGNORECASE)  # losses that are meant to be of another set than the shared one
 _UP = re.compile(r"pass|acc|reward|coverage|mixed|signal", re.IGNORECASE)
 _DOWN = re.compile(r"loss|nll|ppl|perplexity", re.IGNORECASE)
 _SHARE = re.compile(r"pass|acc|share|score|post|reward", re.IGNORECASE)
@@ -80,8 +87,34 @@ def load(home: Path | str | None = None, rl_recipe: str | None = None) -> pl.Dat
             f"the store holds outcomes of {len(recipes)} RL recipes, which are never pooled: choose one of {', '.join(recipes)}"
         )
     if rl_recipe is not None:
-        frame = frame.filter((pl.col("rl_recipe") == rl_recipe) | pl.col("rl_recipe").is_null())
+        frame = _of_recipe(frame, rl_recipe)
     return frame.with_columns(id=pl.format("{}@{}", "run_id", "step"))
+
+
+def _of_recipe(frame: pl.DataFrame, rl_recipe: str) -> pl.DataFrame:
+    """Rows of one RL recipe; checkpoints that only others were run on stay, as candidates: without an outcome."""
+    chosen = frame.filter(pl.col("rl_recipe") == rl_recipe)
+    after_rl = [name for name in frame.columns if name in AFTER_RL or name.startswith("outcome_")]
+    others = frame.join(chosen, on=["run_id", "step"], how="anti").unique(["run_id", "step"], keep="first", maintain_order=True)
+    others = others.with_columns(pl.lit(None, frame.schema[name]).alias(name) for name in after_rl)
+    return pl.concat([chosen, others]).sort("base_model", "cell", "run_id", "step", maintain_order=True)
+
+
+def group_of(runs: pl.DataFrame, named: str | None) -> str | None:
+    """The column of the clusters that are left out whole, None for single rows.
+
+    Not named: `cell` of a store's checkpoints (rows with a run_id), single rows of any other table. "none": single rows.
+
+    Raises:
+        InputError: no such column.
+    """
+    if named is None:
+        return "cell" if {"cell", "run_id"} <= set(runs.columns) else None
+    if named == SINGLE_ROWS and named not in runs.columns:
+        return None
+    if named not in runs.columns:
+        column(runs, named)
+    return named
 
 
 def names(runs: pl.DataFrame) -> dict[str, str]:
@@ -229,6 +262,14 @@ def as_fractions(frame: pl.DataFrame, names: Iterable[str], percent: Sequence[st
     return frame, notes
 
 
+def noise_as_fractions(frame: pl.DataFrame, given: pl.DataFrame, outcome: str) -> pl.DataFrame:
+    """`outcome_sd` and `outcome_sampling_variance` in the units of an outcome that was given in percent."""
+    if outcome not in frame.columns or frame[outcome].equals(given[outcome]):
+        return frame
+    units = {"outcome_sd": 100.0, "outcome_sampling_variance": 100.0**2}
+    return frame.with_columns(pl.col(name) / unit for name, unit in units.items() if name in frame.columns)
+
+
 def direction(name: str, given: Mapping[str, Direction] | None = None) -> Direction | None:
     """Whether the outcome should rise or fall with a signal; None if nobody says."""
     if given and name in given:
@@ -242,12 +283,14 @@ def same_heldout(frame: pl.DataFrame, names: Iterable[str]) -> None:
     """Refuse losses measured on different held-out sets as one feature.
 
     Raises:
-        InputError: the rows' `heldout_hash` differ and a feature is such a loss.
+        InputError: the rows differ in the column that says which set it was (HELDOUT) and a feature is such a loss.
     """
-    used = [name for name in names if name in LOSSES_ON_ONE_SET]
-    if used and "heldout_hash" in frame.columns:
-        hashes = sorted(set(frame["heldout_hash"].drop_nulls()))
-        if len(hashes) > 1:
+    used = [name for name in names if name in LOSSES_ON_ONE_SET or (_DOWN.search(name) and not _OTHER_SET.search(name))]
+    said = next((name for name in HELDOUT if name in frame.columns), None)
+    if used and said:
+        sets = sorted(str(value) for value in set(frame[said].drop_nulls()))
+        if len(sets) > 1:
             raise InputError(
-                f"{used[0]} was measured on {len(hashes)} different held-out sets ({', '.join(hashes)}), which are not one feature: filter the rows to one heldout_hash"
+                f"{used[0]} was measured on {len(sets)} different held-out sets ({', '.join(sets)}), which are not one feature: "
+                f"filter the rows to one {said}, or measure all checkpoints on one set"
             )

@@ -1,10 +1,4 @@
-"""Forecast the outcome of checkpoints: point, 50 and 90 % interval, P(best), expected regret, support, abstention.
-
-Intervals: the t interval of least squares below 19 clusters; from 19 on, CV+ with whole clusters left out, one at a time or
-in 20 folds (Barber et al. 2021, "Predictive inference with the jackknife+", arXiv 1905.02928), which assumes nothing of the errors
-but exchangeable clusters.
-The plain leave-one-out residual quantile covers too little and is not used.
-"""
+"""Forecast the outcome of checkpoints: point, 50 and 90 % interval, P(best), expected regret, support, abstention."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,20 +8,22 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from curate.errors import InputError, UsageError
+from curate.errors import InputError
 from curate.files import content_hash
-from predict.features import OUTCOME, as_fractions, column, same_heldout, with_ids
+from predict.ceilings import outcome_noise
+from predict.features import OUTCOME, as_fractions, column, group_of, noise_as_fractions, same_heldout, with_ids
 from predict.intervals import clusters_of
+from predict.leakage import shared_note, shared_units
+from predict.prediction import posterior_draws, prediction_intervals
 from predict.predictors import Predictor, parse
+from predict.support import support
 
 Array = NDArray[np.float64]
 LEVELS = (0.9, 0.5)
-FEWEST_FOR_CV = 19
-MOST_FOLDS = 20
 DRAWS = 4000
+REFITS = 200
 TELLS_APART = 0.9
 """Probability of one candidate being better than another from which they count as told apart."""
-NEAREST = 3
 
 
 @dataclass(frozen=True)
@@ -56,10 +52,16 @@ class Forecast:
 
 
 class Forecaster:
-    """Fit a predictor on runs with an outcome, forecast checkpoints without one."""
+    """Fit a predictor on runs with an outcome, forecast checkpoints without one.
+
+    >>> runs = pl.DataFrame({"pass_at_64": [0.2, 0.3, 0.4, 0.5, 0.6], "after": [0.31, 0.39, 0.5, 0.61, 0.69]})
+    >>> fitted = Forecaster("pass_at_64", outcome="after").fit(runs)
+    >>> fitted.predict(pl.DataFrame({"pass_at_64": [0.45]})).round(3).tolist()
+    [0.549]
+    """
 
     def __init__(self, predictor: str | Predictor, *, outcome: str = OUTCOME, group: str | None = None, seed: int = 0) -> None:
-        """`group` is the column whose equal values are near twins (default: `cell` where there is one)."""
+        """`group` is the column whose equal values are near twins, as in `score`."""
         self.predictor = parse(predictor) if isinstance(predictor, str) else predictor
         self.outcome, self.group, self.seed = outcome, group, seed
 
@@ -67,18 +69,17 @@ class Forecaster:
         """Fit on the rows that have an outcome and all features.
 
         Raises:
-            InputError: too few such rows, or unusable columns.
+            InputError: too few such rows, or unusable columns. UsageError: too few for an interval of this predictor.
         """
-        if self.group is not None and self.group not in runs.columns:
-            column(runs, self.group)
-        group = self.group or ("cell" if "cell" in runs.columns else None)
+        group = group_of(runs, self.group)
         table = with_ids(runs)
         runs, self.notes = as_fractions(table, [*self.predictor.numeric, self.outcome])
+        runs = noise_as_fractions(runs, table, self.outcome)
         y, X = column(runs, self.outcome), self.predictor.matrix(runs)
         self.percent = [name for name in self.predictor.numeric if not runs[name].equals(table[name])]
         known = ~np.isnan(y) & ~np.isnan(X).any(1)
         self.runs, self.X, self.y = runs.filter(pl.Series(known)), X[known], y[known]
-        fewest = self.predictor.matrix(runs).shape[1] + 4
+        fewest = self.X.shape[1] + 4
         if len(self.y) < fewest:
             raise InputError(
                 f"{self.predictor.name}: expected at least {fewest} runs with {self.outcome} and its columns, came {len(self.y)}"
@@ -88,21 +89,18 @@ class Forecaster:
                 f"{dropped} runs with an outcome lack {' or '.join(self.predictor.features)} and were not fitted on"
             )
         same_heldout(self.runs, self.predictor.features)
+        self.notes += shared_note(shared_units(self.runs), group, len(self.y)) if group is None else []
         labels = self.runs[group].cast(pl.String).to_list() if group else list(range(len(self.y)))
         self.clusters = clusters_of(labels)
         self.model = self.predictor.fit(self.X, self.y)
-        self.left_out = self._without_each_cluster() if len(self.clusters) >= FEWEST_FOR_CV or not self.predictor.linear else None
+        self.intervals(self.X[:1], LEVELS[0])  # too few runs for an interval are refused here, not at the first candidate
         return self
 
-    def _without_each_cluster(self) -> list[Any]:
-        if len(self.clusters) < 10:
-            raise UsageError(
-                f"{self.predictor.name}: a 90 % interval without a linear model needs at least 10 independent runs or cells, came "
-                f"{len(self.clusters)}; use a least-squares predictor such as pass_at_64"
-            )
-        rows = np.arange(len(self.y))
-        self.folds = _folds(self.clusters, np.random.default_rng(self.seed))
-        return [self.predictor.fit(self.X[kept], self.y[kept]) for kept in (np.setdiff1d(rows, fold) for fold in self.folds)]
+    @property
+    def target(self) -> str:
+        """Which outcome the interval is of: that of one run, or the mean over RL seeds where the runs fitted on are such means."""
+        averaged = "n_rl_seeds" in self.runs.columns and bool((self.runs["n_rl_seeds"] > 1).any())
+        return "mean over seeds" if averaged else "measured outcome"
 
     def predict(self, candidates: pl.DataFrame) -> Array:
         """Points, shape (m,)."""
@@ -134,9 +132,10 @@ class Forecaster:
 
     def intervals(self, X: Array, level: float) -> tuple[Array, Array]:
         """Ends of the prediction interval of one measured outcome, shape (m,) each."""
-        if self.left_out is None:
-            return _t_interval(self.X, self.y, X, level)
-        return _cv_plus(self.left_out, self.folds, self.X, self.y, X, level)
+        return self._intervals(X, [level])[0]
+
+    def _intervals(self, X: Array, levels: list[float]) -> list[tuple[Array, Array]]:
+        return prediction_intervals(self.predictor, self.X, self.y, self.clusters, X, levels, self.seed)
 
     def forecast(self, candidates: pl.DataFrame) -> Forecast:
         """Forecast rows whose outcome is not known.
@@ -149,24 +148,26 @@ class Forecaster:
         candidates = with_ids(candidates)
         X = self._matrix(candidates)
         points, draws = self.predict(candidates), self.true_levels(X)
-        (low, high), (low_50, high_50) = (self.intervals(X, level) for level in LEVELS)
-        best, regret = _p_best(draws), (draws.max(1)[:, None] - draws).mean(0)
-        support = self._support(X)
+        (low, high), (low_50, high_50) = self._intervals(X, list(LEVELS))
+        best, regret = p_best(draws), (draws.max(1)[:, None] - draws).mean(0)
+        near = support(self.predictor, self.X, X, [str(name) for name in self.runs["id"]])
         rows: list[dict[str, Any]] = [
             {
                 "id": str(candidates["id"][i]),
                 **_rounded(point=points[i], low=low[i], high=high[i], low_50=low_50[i], high_50=high_50[i]),
                 **_rounded(p_best=best[i], expected_regret=regret[i]),
-                "support": support[i][0],
-                "nearest": support[i][1],
+                "support": near[i][0],
+                "nearest": near[i][1],
             }
             for i in range(len(candidates))
         ]
         rows.sort(key=lambda row: float(row["point"]), reverse=True)
         source = content_hash([self.runs["id"].to_list(), np.column_stack([self.X, self.y]).round(12).tolist()])
         fitted_on = {"n": len(self.y), "source": source}
+        if "rl_recipe" in self.runs.columns:  # of a store: what the forecast is compared with later
+            fitted_on["rl_recipe"] = self.runs["rl_recipe"].drop_nulls().first()
         abstentions = _abstentions([str(name) for name in candidates["id"]], points, draws, _seconds(self.runs))
-        return Forecast(self.predictor.name, self.outcome, fitted_on, "measured outcome", rows, abstentions, self.notes)
+        return Forecast(self.predictor.name, self.outcome, fitted_on, self.target, rows, abstentions, self.notes)
 
     def response(self, candidate: pl.DataFrame, name: str, points: int = 41) -> pl.DataFrame:
         """The forecast along one feature, the candidate's others held: columns `name`, point, low, high (90 %)."""
@@ -184,55 +185,33 @@ class Forecaster:
         """
         rng = np.random.default_rng(self.seed)
         means, variance = self._coefficient_draws(X, rng)
-        misfit = np.sqrt(np.maximum(variance - noise_variance(self.runs), 0.0))
+        misfit = np.sqrt(np.maximum(variance - self._noise(), 0.0))
         return means + misfit[:, None] * rng.standard_normal(means.shape)
+
+    def _noise(self) -> float:
+        """Mean noise variance of the outcomes fitted on: of one run, or of the mean over a row's RL seeds."""
+        noise = outcome_noise(self.runs, self.outcome)
+        return 0.0 if noise is None else float(noise.of_outcome.mean())
 
     def _coefficient_draws(self, X: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         """Draws of the mean outcome (DRAWS, m) and of the residual variance (DRAWS,)."""
         if self.predictor.linear:
-            return _posterior_draws(self.X, self.y, X, rng)
+            return posterior_draws(self.X, self.y, X, DRAWS, rng)
         means = np.empty((DRAWS, len(X)))
         spread = np.empty(DRAWS)
-        refits = 200
-        for start in range(refits):
+        for start in range(REFITS):
             rows = np.concatenate([self.clusters[i] for i in rng.integers(0, len(self.clusters), len(self.clusters))])
             model = self.predictor.fit(self.X[rows], self.y[rows])
             left = np.setdiff1d(np.arange(len(self.y)), rows)
-            means[start::refits] = model.predict(X)
-            spread[start::refits] = np.mean((self.y[left] - model.predict(self.X[left])) ** 2) if len(left) else np.nan
+            means[start::REFITS] = model.predict(X)
+            spread[start::REFITS] = np.mean((self.y[left] - model.predict(self.X[left])) ** 2) if len(left) else np.nan
         return means, np.where(np.isnan(spread), np.nanmean(spread), spread)
-
-    def _support(self, X: Array) -> list[tuple[dict[str, Any], list[str]]]:
-        """Leverage against the largest observed, the share of runs within one Gower radius, and the nearest runs.
-
-        Another value of a feature that never varied is outside whatever its leverage.
-        """
-        seen, asked = _indicators(self.X, X) if self.predictor.categorical else (self.X, X)
-        largest, new = float(_leverage(seen, seen).max()), _leverage(seen, asked)
-        distances = _gower(seen, asked)
-        radius = float(_gower(seen, seen).mean())
-        strange = ((asked != seen[0]) & (np.ptp(seen, axis=0) == 0)).any(axis=1)
-        names = [str(name) for name in self.runs["id"]]
-        result = []
-        for i in range(len(X)):
-            share, inside = float((distances[i] <= radius).mean()), bool(new[i] <= largest + 1e-12 and not strange[i])
-            words = "inside the observed runs" if inside else "outside of the observed runs: an extrapolation"
-            facts = {**_rounded(leverage=new[i], leverage_max=largest, gower_share=share), "inside": inside, "words": words}
-            result.append((facts, [names[j] for j in np.argsort(distances[i], kind="stable")[:NEAREST]]))
-        return result
 
 
 def noise_variance(runs: pl.DataFrame) -> float:
-    """What one RL seed and finite sampling add to the variance of a measured outcome; 0 where neither is known."""
-    seeds = 0.0
-    if "outcome_sd" in runs.columns:
-        known = runs.filter(pl.col("outcome_sd").is_not_null())
-        if len(known):
-            freedom = (known["n_rl_seeds"] - 1).to_numpy()
-            seeds = float((known["outcome_sd"].to_numpy() ** 2 * freedom).sum() / freedom.sum())
-    if seeds or "outcome_sampling_variance" not in runs.columns:
-        return seeds  # replicate runs differ by their sampling noise too: it is in there already
-    return float(runs["outcome_sampling_variance"].mean() or 0.0)  # type: ignore[arg-type]
+    """What one RL run adds to the variance of a measured outcome, its seed and finite sampling; 0 where neither is known."""
+    noise = outcome_noise(runs)
+    return 0.0 if noise is None else noise.variance
 
 
 def _seconds(runs: pl.DataFrame) -> float | None:
@@ -244,82 +223,12 @@ def _rounded(**values: float) -> dict[str, float]:
     return {name: round(float(value), 6) for name, value in values.items()}
 
 
-def _with_intercept(X: Array) -> Array:
-    """(n, d) -> (n, 1 + d); a column of zeros (the mean) adds nothing."""
-    return _rows_like(X, X)
+def p_best(draws: Array) -> Array:
+    """Share of draws (D, m) in which each candidate is the best, ties split; sums to 1.
 
-
-def _rows_like(X: Array, new: Array) -> Array:
-    """New rows in the design of the fit on X."""
-    return np.column_stack([np.ones(len(new)), new]) if X.any() else np.ones((len(new), 1))
-
-
-def _leverage(X: Array, new: Array) -> Array:
-    """Leverage x (X'X)^-1 x' of each new row, intercept included, (m,)."""
-    design, rows = _with_intercept(X), _rows_like(X, new)
-    return np.einsum("ij,jk,ik->i", rows, np.linalg.pinv(design.T @ design), rows)
-
-
-def _indicators(X: Array, new: Array) -> tuple[Array, Array]:
-    """Label codes (n, 1) and (m, 1) as columns of 0 and 1, one a label and one for labels that are not in X."""
-    labels = np.unique(X)
-    both = np.vstack([X, new]) == labels
-    columns = np.column_stack([both, ~both.any(axis=1)]).astype(float)
-    return columns[: len(X)], columns[len(X) :]
-
-
-def _gower(X: Array, new: Array) -> Array:
-    """Gower distance (m, n): mean over features of the difference as a share of the observed range."""
-    spread = np.ptp(X, axis=0)
-    spread[spread == 0] = 1.0
-    return (np.abs(new[:, None] - X[None]) / spread).mean(2)
-
-
-def _least_squares(X: Array, y: Array) -> Any:
-    import statsmodels.api as sm
-
-    return sm.OLS(y, _with_intercept(X)).fit()
-
-
-def _t_interval(X: Array, y: Array, new: Array, level: float) -> tuple[Array, Array]:
-    """Prediction interval of least squares for one new outcome, by statsmodels."""
-    frame = _least_squares(X, y).get_prediction(_rows_like(X, new)).summary_frame(alpha=1 - level)
-    return frame["obs_ci_lower"].to_numpy(), frame["obs_ci_upper"].to_numpy()
-
-
-def _folds(clusters: list[NDArray[np.int64]], rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Whole clusters in at most MOST_FOLDS folds."""
-    parts = np.array_split(rng.permutation(len(clusters)), min(MOST_FOLDS, len(clusters)))
-    return [np.concatenate([clusters[index] for index in part]) for part in parts]
-
-
-def _cv_plus(
-    models: list[Any], folds: list[NDArray[np.int64]], X: Array, y: Array, new: Array, level: float
-) -> tuple[Array, Array]:
-    """CV+ over folds of whole clusters: order statistics of prediction -+ left-out residual, over all runs."""
-    lows, highs = [], []
-    for model, rows in zip(models, folds, strict=True):
-        at_new, residuals = model.predict(new), np.abs(y[rows] - model.predict(X[rows]))
-        lows.append(at_new[None] - residuals[:, None])
-        highs.append(at_new[None] + residuals[:, None])
-    low, high = np.sort(np.concatenate(lows), axis=0), np.sort(np.concatenate(highs), axis=0)
-    count = len(low)
-    rank = int(np.floor((1 - level) * (count + 1) + 1e-9))  # 1 - .9 is a little less than .1
-    if rank < 1:
-        raise UsageError(f"a {level:.0%} interval needs more runs than {count}")
-    return low[rank - 1], high[count - rank]
-
-
-def _posterior_draws(X: Array, y: Array, new: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Draws of (beta, sigma) under the usual flat prior: sigma^2 = RSS / chi^2, beta normal around the fit."""
-    fit = _least_squares(X, y)
-    sigma2 = fit.ssr / rng.chisquare(fit.df_resid, DRAWS)
-    unit = rng.multivariate_normal(np.zeros(len(fit.params)), fit.normalized_cov_params, DRAWS)
-    return (fit.params + np.sqrt(sigma2)[:, None] * unit) @ _rows_like(X, new).T, sigma2
-
-
-def _p_best(draws: Array) -> Array:
-    """Share of draws in which each candidate is the best, ties split; sums to 1."""
+    >>> p_best(np.array([[0.5, 0.5], [0.75, 0.25]])).tolist()
+    [0.75, 0.25]
+    """
     best = draws == draws.max(1)[:, None]
     return (best / best.sum(1)[:, None]).mean(0)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from curate.errors import CheckFailed, InputError
+from curate.errors import CheckFailed, InputError, OutputExists
 from curate.files import atomic_folder, read_json, sha256_file, write_json
-from predict.rows import SCHEMAS, Tables
+from predict.rows import KEYS, SCHEMAS, Frames
 
 SCHEMA_VERSION = 1
 FILES = {"forecast_files": "forecasts"}
@@ -21,12 +21,13 @@ def _file(table: str) -> str:
     return f"{FILES.get(table, table)}.parquet"
 
 
-def write(frames: dict[str, pl.DataFrame], output: Path, *, force: bool = False) -> dict[str, Any]:
+def write(frames: Frames, output: Path, *, force: bool = False) -> dict[str, Any]:
     """Write the tables of a store; evaluation jobs are folded into evaluations.parquet.
 
     Raises:
-        OutputExists: `output` is there and `force` is false.
+        OutputExists: `output` is there and `force` is false, or holds what would be lost: run folders, or runs that the store lacks.
     """
+    _check_nothing_lost(output, frames["runs"]["run_id"])
     frames = dict(frames)
     jobs = frames.pop("evaluation_jobs").drop("benchmark")
     frames["evaluations"] = frames["evaluations"].join(jobs, on=["run_id", "step", "key_id", "seed"], how="left")
@@ -43,6 +44,21 @@ def write(frames: dict[str, pl.DataFrame], output: Path, *, force: bool = False)
     return {"output": str(output), "bytes": size, **counts}
 
 
+def _check_nothing_lost(output: Path, runs: pl.Series) -> None:
+    """A folder that is replaced may be a study, or anything but a workspace."""
+    folders = [path.parent for pattern in ("run.json", "*/run.json", "runs/*/run.json") for path in output.glob(pattern)]
+    if folders:
+        raise OutputExists(
+            f"{output} holds run folders ({folders[0]}), which a packed study must not replace; choose another folder"
+        )
+    if (output / "runs.parquet").exists() and (output / "manifest.json").exists():
+        lost = set(_frame(output, "runs", {"run_id": pl.String})["run_id"]) - set(runs)
+        if lost:
+            raise OutputExists(
+                f"{output} holds {len(lost)} run(s) that the store lacks, such as {min(lost)}: `predict ingest {output}` first, or remove it"
+            )
+
+
 def _write_parquet(frame: pl.DataFrame, path: Path) -> None:
     """Through memory: a full disk is then an OSError, which Polars' own writer does not raise."""
     buffer = io.BytesIO()
@@ -56,22 +72,42 @@ def _without_places(runs: pl.DataFrame) -> pl.DataFrame:
     return runs.with_columns(pl.Series("config", config, pl.String), source=pl.lit(None, pl.String))
 
 
-def read(folder: Path, tables: Tables) -> None:
-    """Add a packed study's rows.
+def read(folder: Path) -> Frames:
+    """A packed study's rows.
 
     Raises:
-        InputError: a file is missing or of another release. CheckFailed: a checksum differs.
+        InputError: a file is missing, of another release, or holds rows of a run that runs.parquet lacks.
+        CheckFailed: a checksum differs.
     """
     for name, expected in _checksums(folder).items():
         if not (folder / name).exists():
             raise InputError(f"{folder}: {name} is missing; the manifest names it")
         if sha256_file(folder / name) != expected:
             raise CheckFailed(f"{folder}/{name}: its checksum is not the manifest's; fetch the study again")
-    for row in _frame(folder, "runs").with_columns(source=pl.lit(str(folder))).to_dicts():
-        tables.packed_run(row)
-    for name in ("losses", "signals", "metrics", "forecast_files"):
-        tables.add(name, _frame(folder, name).to_dicts())
-    _read_evaluations(_frame(folder, "evaluations"), tables)
+    frames = {
+        name: _frame(folder, name, SCHEMAS[name]) for name in SCHEMAS if name not in ("runs", "evaluations", "evaluation_jobs")
+    }
+    frames["runs"] = _frame(folder, "runs", {**SCHEMAS["runs"], "source": None}).with_columns(source=pl.lit(str(folder)))
+    both = _frame(folder, "evaluations", SCHEMAS["evaluations"] | SCHEMAS["evaluation_jobs"])
+    jobs = both.select(list(SCHEMAS["evaluation_jobs"]))
+    frames["evaluation_jobs"] = jobs.unique(KEYS["evaluation_jobs"], keep="first", maintain_order=True)
+    frames["evaluations"] = both.select(list(SCHEMAS["evaluations"]))
+    _check_runs(folder, frames)
+    return frames
+
+
+def _check_runs(folder: Path, frames: Frames) -> None:
+    known = frames["runs"]["run_id"]
+    if known.n_unique() != len(known):
+        raise InputError(f"{folder}/runs.parquet: run {known.filter(known.is_duplicated())[0]} is there twice")
+    for name, frame in frames.items():
+        if "run_id" in frame.columns and len(foreign := frame.filter(~pl.col("run_id").is_in(known.implode()))):
+            raise InputError(f"{folder}/{_file(name)}: rows of run {foreign['run_id'][0]}, which runs.parquet does not hold")
+
+
+def forecasts(folder: Path) -> pl.DataFrame:
+    """The forecasts of a packed study alone."""
+    return _frame(folder, "forecast_files", SCHEMAS["forecast_files"])
 
 
 def _checksums(folder: Path) -> dict[str, str]:
@@ -87,11 +123,9 @@ def _checksums(folder: Path) -> dict[str, str]:
     return files
 
 
-def _frame(folder: Path, table: str) -> pl.DataFrame:
-    return pl.read_parquet(folder / _file(table))
-
-
-def _read_evaluations(frame: pl.DataFrame, tables: Tables) -> None:
-    for _, rows in frame.group_by(["run_id", "step", "key_id", "seed"], maintain_order=True):
-        job = {name: rows[name][0] for name in SCHEMAS["evaluation_jobs"]}
-        tables.packed_job(job, rows.to_dicts())
+def _frame(folder: Path, table: str, schema: dict[str, Any]) -> pl.DataFrame:
+    path = folder / _file(table)
+    try:
+        return pl.read_parquet(path).select(pl.col(name).cast(kind or pl.String) for name, kind in schema.items())
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{path}: not the table {table} ({str(error).splitlines()[0]})") from None

@@ -7,8 +7,13 @@
     average(A,B)              mean of the single least-squares fits
     ridge(A,B,...)            standardised, penalty chosen inside the training fold
     huber(A,...)              standardised, robust to outlying runs
+    saturating(A)             rises to a ceiling
+    monotone(A)               rises or falls in steps (isotonic)
+    nested(A,B,...)           least squares on one of the columns, chosen inside the training fold
+    mixed(A,B,...|G)          least squares with a random intercept for each value of the column G
 
-To add one, write a function that makes its estimator and register it in ESTIMATORS; to use your own without registering, pass `Predictor("name", (Term("column"), ...), estimator)`.
+`pass_at_1..pass_at_64` inside brackets stands for the powers of two between. To add a predictor, write its estimator and register it in
+ESTIMATORS; to use your own without registering, pass `Predictor("name", (Term("column"), ...), estimator)`.
 """
 
 import re
@@ -20,13 +25,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from sklearn import config_context
-from sklearn.base import BaseEstimator, RegressorMixin, clone
-from sklearn.linear_model import HuberRegressor, RidgeCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.base import clone
 
 from curate.errors import UsageError
+from predict.curves import Monotone, RandomIntercept, Saturating
+from predict.estimators import AverageOfSingleFits, Identity, LabelMeans, LeastSquares, Mean, Nested
 from predict.features import Term, label_codes
+from predict.shrinkage import Ridge, huber
 
 Array = NDArray[np.float64]
 DEFAULTS = (
@@ -42,10 +47,29 @@ DEFAULTS = (
     "gen_loss+pass_at_64",
     "gen_loss_style_free+pass_at_64",
     "average(gen_loss,pass_at_64)",
+    "nested(pass_at_1..pass_at_64)",
+    "saturating(pass_at_64)",
     "ridge(pass_at_1,pass_at_8,pass_at_64,mixed_share,gen_loss,gen_loss_style_free,entropy_t1,mean_tokens)",
+    "early_reward_start+early_reward_slope",
 )
-"""What is scored on a store where nothing is named; the first is the baseline: the practice to beat."""
-_CALL = re.compile(r"(mean|identity|label|average|ridge|huber)(?:\((.*)\))?")
+"""What is scored on a store where nothing is named; the first is the baseline: the practice to beat.
+
+The last one is no forecast: it takes the first RL steps, and extrapolates them."""
+ESTIMATORS: dict[str, Callable[[], Any]] = {
+    "mean": Mean,
+    "identity": Identity,
+    "label": LabelMeans,
+    "average": AverageOfSingleFits,
+    "ridge": Ridge,
+    "huber": huber,
+    "saturating": Saturating,
+    "monotone": Monotone,
+    "nested": Nested,
+    "mixed": RandomIntercept,
+}
+ONE_COLUMN = ("identity", "label", "saturating", "monotone")
+_CALL = re.compile(r"(" + "|".join(ESTIMATORS) + r")(?:\((.*)\))?")
+_RANGE = re.compile(r"(.*?)(\d+)\.\.(.*?)(\d+)")
 
 
 @dataclass(frozen=True)
@@ -59,16 +83,18 @@ class Predictor:
     linear: bool = False
     """Ordinary least squares with an intercept: t intervals apply."""
     categorical: bool = False
+    grouping: str | None = None
+    """Column whose values have a random intercept each; its code is the last column of the matrix."""
 
     @property
     def features(self) -> list[str]:
         """Names of the columns it reads."""
-        return [term.column for term in self.terms]
+        return [*(term.column for term in self.terms), *([self.grouping] if self.grouping else [])]
 
     @property
     def numeric(self) -> list[str]:
         """Names of the columns it reads as numbers."""
-        return [] if self.categorical else self.features
+        return [] if self.categorical else [term.column for term in self.terms]
 
     def matrix(self, frame: pl.DataFrame) -> Array:
         """Its columns, shape (n, d), NaN where one is null; one column of zeros where it reads none."""
@@ -76,7 +102,8 @@ class Predictor:
             return np.zeros((len(frame), 1))
         if self.categorical:
             return np.column_stack([label_codes(frame, term.column) for term in self.terms])
-        return np.column_stack([term.values(frame) for term in self.terms])
+        codes = [label_codes(frame, self.grouping)] if self.grouping else []
+        return np.column_stack([*(term.values(frame) for term in self.terms), *codes])
 
     def fit(self, X: Array, y: Array) -> Any:
         """A clone of the estimator, fitted."""
@@ -87,6 +114,9 @@ class Predictor:
 def parse(name: str) -> Predictor:
     """Read a predictor's name.
 
+    >>> parse("nested(pass_at_1..pass_at_8)").features
+    ['pass_at_1', 'pass_at_2', 'pass_at_4', 'pass_at_8']
+
     Raises:
         UsageError: not of the grammar in this module's docstring.
     """
@@ -94,14 +124,42 @@ def parse(name: str) -> Predictor:
     call = _CALL.fullmatch(text)
     if not call or (call[2] is None and call[1] != "mean"):
         return _linear(text)
-    arguments = call[2].split(",") if (call[2] or "").strip() else []
-    if bool(arguments) == (call[1] == "mean"):
-        raise UsageError(f"predictor {name!r}: expected {'no columns' if call[1] == 'mean' else 'columns'} in the brackets")
-    terms = tuple(Term.parse(part) for part in arguments)
-    if call[1] in ("identity", "label") and len(terms) != 1:
-        raise UsageError(f"predictor {name!r}: {call[1]} takes one column, came {len(terms)}")
-    linear, categorical = call[1] == "mean", call[1] == "label"
-    return Predictor(text, terms, ESTIMATORS[call[1]](), linear, categorical)
+    kind, inside = call[1], (call[2] or "").strip()
+    if bool(inside) == (kind == "mean"):
+        raise UsageError(f"predictor {name!r}: expected {'no columns' if kind == 'mean' else 'columns'} in the brackets")
+    inside, grouping = _grouping(name, kind, inside)
+    terms = tuple(Term.parse(part) for whole in inside.split(",") for part in _spread(whole)) if inside else ()
+    if kind in ONE_COLUMN and len(terms) != 1:
+        raise UsageError(f"predictor {name!r}: {kind} takes one column, came {len(terms)}")
+    return Predictor(text, terms, ESTIMATORS[kind](), kind == "mean", kind == "label", grouping)
+
+
+def _grouping(name: str, kind: str, inside: str) -> tuple[str, str | None]:
+    """The columns, and of a mixed model the column after the bar."""
+    if kind != "mixed":
+        return inside, None
+    columns, bar, grouping = (part.strip() for part in inside.partition("|"))
+    if not (columns and bar and grouping):
+        raise UsageError(f"predictor {name!r}: expected mixed(A,B|G) with the column of the groups after the bar")
+    return columns, grouping
+
+
+def _spread(text: str) -> list[str]:
+    """`pass_at_1..pass_at_8` as its powers of two; anything else as it is.
+
+    Raises:
+        UsageError: the ends are of different columns, or not powers of two in order.
+    """
+    ends = _RANGE.fullmatch(text.strip())
+    if not ends:
+        return [text]
+    low, high = int(ends[2]), int(ends[4])
+    powers = [2**i for i in range(high.bit_length()) if low <= 2**i <= high]
+    if ends[1] != ends[3] or not powers or powers[0] != low or powers[-1] != high:
+        raise UsageError(
+            f"predictor range {text.strip()!r}: expected two powers of two of one name, such as pass_at_1..pass_at_64"
+        )
+    return [f"{ends[1]}{k}" for k in powers]
 
 
 def _linear(text: str) -> Predictor:
@@ -109,88 +167,3 @@ def _linear(text: str) -> Predictor:
         raise UsageError(f"predictor {text!r}: expected a column, A+B, or name(A,B) with one of {', '.join(ESTIMATORS)}")
     terms = tuple(Term.parse(part) for part in text.split("+"))
     return Predictor("+".join(part.strip() for part in text.split("+")), terms, LeastSquares(), linear=True)
-
-
-class LeastSquares(RegressorMixin, BaseEstimator):
-    """Ordinary least squares with an intercept: scikit-learn's LinearRegression without its checks.
-
-    Folds refit it thousands of times on a few dozen rows, where those checks cost twenty times the fit.
-    """
-
-    def fit(self, X: Array, y: Array) -> "LeastSquares":
-        """Minimum-norm solution of the centred system."""
-        centre = X.mean(axis=0)
-        self.coef_ = np.linalg.lstsq(X - centre, y - y.mean(), rcond=None)[0]
-        self.intercept_ = float(y.mean() - centre @ self.coef_)
-        return self
-
-    def predict(self, X: Array) -> Array:
-        """(n, d) -> (n,)."""
-        return np.asarray(X @ self.coef_ + self.intercept_)
-
-
-class Identity(RegressorMixin, BaseEstimator):
-    """The outcome is the column itself: nothing is fitted."""
-
-    def fit(self, X: Array, y: Array) -> "Identity":
-        """Learn nothing."""
-        self.n_features_in_ = X.shape[1]
-        return self
-
-    def predict(self, X: Array) -> Array:
-        """(n, 1) -> (n,)."""
-        return np.asarray(X[:, 0], dtype=float)
-
-
-class Mean(LeastSquares):
-    """The training mean, whatever the columns."""
-
-    def fit(self, X: Array, y: Array) -> "Mean":
-        """Learn the mean alone."""
-        self.coef_, self.intercept_ = np.zeros(X.shape[1]), float(y.mean())
-        return self
-
-
-class AverageOfSingleFits(RegressorMixin, BaseEstimator):
-    """Mean of the least-squares fits on each column alone: steadier than one joint fit when columns agree."""
-
-    def fit(self, X: Array, y: Array) -> "AverageOfSingleFits":
-        """Fit one line a column."""
-        self.fits_ = [LeastSquares().fit(X[:, [j]], y) for j in range(X.shape[1])]
-        return self
-
-    def predict(self, X: Array) -> Array:
-        """(n, d) -> (n,)."""
-        return np.mean([fit.predict(X[:, [j]]) for j, fit in enumerate(self.fits_)], axis=0)
-
-
-class LabelMeans(RegressorMixin, BaseEstimator):
-    """Mean outcome of the training rows with the same label; a label not seen there gets the mean of all."""
-
-    def fit(self, X: Array, y: Array) -> "LabelMeans":
-        """Learn one mean a label."""
-        self.overall_ = float(y.mean())
-        self.means_ = {label: float(y[X[:, 0] == label].mean()) for label in np.unique(X[:, 0])}
-        return self
-
-    def predict(self, X: Array) -> Array:
-        """(n, 1) codes -> (n,)."""
-        return np.array([self.means_.get(label, self.overall_) for label in X[:, 0]])
-
-
-def _ridge() -> Any:
-    return make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-3, 3, 13)))
-
-
-def _huber() -> Any:
-    return make_pipeline(StandardScaler(), HuberRegressor(max_iter=1000))
-
-
-ESTIMATORS: dict[str, Callable[[], Any]] = {
-    "mean": Mean,
-    "identity": Identity,
-    "label": LabelMeans,
-    "average": AverageOfSingleFits,
-    "ridge": _ridge,
-    "huber": _huber,
-}

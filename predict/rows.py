@@ -1,17 +1,22 @@
-"""The rows that fill the store's tables, gathered from run folders, packed studies and importers, each row once."""
+"""The rows of the store's tables: their columns, what makes a row the same row, and what its values must be."""
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from curate.errors import InputError
-from curate.files import content_hash
 
 SCHEMA_VERSION = 1
 TEXT, WHOLE, REAL = pl.String, pl.Int64, pl.Float64
+KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
+    TEXT: ("a text", (str,)),
+    WHOLE: ("a whole number", (int,)),
+    REAL: ("a number", (int, float)),
+}
 SCHEMAS: dict[str, dict[str, Any]] = {
     "runs": {
         **dict.fromkeys(("run_id", "stage", "status", "parent_run_id"), TEXT),
@@ -50,77 +55,103 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "metrics": {"run_id": TEXT, "step": WHOLE, "name": TEXT, "value": REAL},
     "forecast_files": {"forecast_id": TEXT, "created_at": TEXT, "predictor": TEXT, "document": TEXT},
 }
+KEYS = {
+    "runs": ("run_id",),
+    "evaluation_jobs": ("run_id", "step", "key_id", "seed"),
+    "losses": ("run_id", "step", "heldout", "heldout_hash", "kind"),
+    "signals": ("run_id", "step", "name"),
+    "metrics": ("run_id", "step", "name"),
+    "forecast_files": ("forecast_id",),
+}
+"""A later row of the same file replaces one of equal key; rows of equal key from two sources must be equal."""
+REQUIRED = {**KEYS, "runs": ("run_id", "stage", "status", "source"), "evaluations": tuple(SCHEMAS["evaluations"])[:8]}
+REQUIRED["evaluation_jobs"] = tuple(SCHEMAS["evaluation_jobs"])
+STATUSES = ("running", "done", "failed", "collapsed")
+NOT_NEGATIVE = {
+    "runs": ("steps", "tokens", "seconds"),
+    "evaluations": ("num_correct", "num_no_answer", "num_unparsable", "num_truncated", "mean_tokens"),
+    "losses": ("nats_per_token", "nats_per_example", "tokens", "examples", "entropy_teacher_forced"),
+}
 JSON_COLUMNS = ("variant", "config", "versions", "hardware")
 
+Frames = dict[str, pl.DataFrame]
+"""Rows by table."""
 
-class Tables:
-    """Rows by table. A run or an evaluation that a second source holds again is not counted twice."""
 
-    def __init__(self) -> None:
-        self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SCHEMAS}
-        self._runs: set[str] = set()
-        self._jobs: set[tuple[Any, ...]] = set()
-        self._lines: dict[str, set[str]] = {name: set() for name in SCHEMAS}
+def run_row(document: Any, where: Path) -> dict[str, Any]:
+    """The row of a run.json.
 
-    def run(self, document: dict[str, Any], where: Path, source: str) -> None:
-        """Add a run.json."""
-        try:
-            if document.get("schema_version") != SCHEMA_VERSION:
-                raise InputError(f"{where}: expected schema_version {SCHEMA_VERSION}, came {document.get('schema_version')}")
-            parent, dataset = document.get("parent") or {}, document.get("dataset") or {}
-            row = {name: document.get(name) for name in SCHEMAS["runs"]}
-            row |= {name: json.dumps(document.get(name) or {}) for name in JSON_COLUMNS}
-            row |= {"parent_run_id": parent.get("run_id"), "parent_step": parent.get("step")}
-            row |= {"dataset": dataset.get("name"), "dataset_hash": dataset.get("hash"), "source": source}
-            identifier, _, _ = document["run_id"], document["stage"], document["status"]
-        except (KeyError, AttributeError, TypeError) as error:
-            raise InputError(f"{where}: not a run.json ({type(error).__name__}: {error})") from None
-        self.packed_run({**row, "run_id": identifier})
+    Raises:
+        InputError: of another schema version, or a field is missing or of the wrong kind.
+    """
+    if not isinstance(document, dict):
+        raise InputError(f"{where}: not a run.json: expected an object, came {type(document).__name__}")
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(f"{where}: expected schema_version {SCHEMA_VERSION}, came {document.get('schema_version')}")
+    parent, dataset = document.get("parent") or {}, document.get("dataset") or {}
+    for name, part in (("parent", parent), ("dataset", dataset)):
+        if not isinstance(part, dict):
+            raise InputError(f"{where}: {name}: expected an object, came {part!r}")
+    row = {**document, **{name: json.dumps(document.get(name) or {}) for name in JSON_COLUMNS}}
+    row |= {"parent_run_id": parent.get("run_id"), "parent_step": parent.get("step")}
+    row |= {"dataset": dataset.get("name"), "dataset_hash": dataset.get("hash"), "source": str(where.parent)}
+    return typed("runs", row, str(where))
 
-    def packed_run(self, row: dict[str, Any]) -> None:
-        """Add a row of the runs table, unless that run is there already."""
-        if row["run_id"] not in self._runs:
-            self._runs.add(row["run_id"])
-            self.rows["runs"].append({name: row.get(name) for name in SCHEMAS["runs"]})
 
-    def evaluation(self, rows: list[dict[str, Any]], key: dict[str, Any], provenance: dict[str, Any], where: Path) -> None:
-        """Add the counts of one sampling job."""
-        if not rows:
-            raise InputError(f"{where}: an evaluation without rows")
-        job = {
-            "run_id": rows[0]["run_id"],
-            "step": rows[0]["step"],
-            "key_id": content_hash(key, 8),
-            "seed": provenance["seed"],
-            "purpose": provenance.get("purpose", "other"),
-            "benchmark": key["benchmark"],
-            "key": json.dumps(key, sort_keys=True),
-            "provenance": json.dumps(provenance),
-        }
-        identity = {name: job[name] for name in ("key_id", "seed")}
-        self.packed_job(job, [{**row, **identity} for row in rows])
+def typed(table: str, row: dict[str, Any], where: str) -> dict[str, Any]:
+    """The row's columns of a table; one that it lacks is None.
 
-    def packed_job(self, job: dict[str, Any], rows: Iterable[dict[str, Any]]) -> None:
-        """Add a row of evaluation_jobs with its counts, unless that job is there already."""
-        identity = tuple(job[name] for name in ("run_id", "step", "key_id", "seed"))
-        if identity not in self._jobs:
-            self._jobs.add(identity)
-            self.rows["evaluation_jobs"].append(job)
-            self.rows["evaluations"] += [{name: row.get(name) for name in SCHEMAS["evaluations"]} for row in rows]
+    Raises:
+        InputError: a value of the wrong kind. Polars would cut 1.5 down to a whole number without a word.
+    """
+    return {name: _of_kind(row.get(name), kind, where, name) for name, kind in SCHEMAS[table].items()}
 
-    def forecast(self, document: dict[str, Any], where: Path) -> None:
-        """Add a forecast file."""
-        try:
-            row = {name: document[name] for name in ("forecast_id", "created_at", "predictor")}
-        except (KeyError, TypeError):
-            raise InputError(f"{where}: not a forecast (forecast_id, created_at and predictor expected)") from None
-        self.add("forecast_files", [{**row, "document": json.dumps(document)}])
 
-    def add(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
-        """Add rows of another table, equal ones once."""
-        for row in rows:
-            kept = {column: row.get(column) for column in SCHEMAS[name]}
-            identity = json.dumps(kept, sort_keys=True)
-            if identity not in self._lines[name]:
-                self._lines[name].add(identity)
-                self.rows[name].append(kept)
+def _of_kind(value: Any, kind: Any, where: str, name: str) -> Any:
+    words, kinds = KINDS[kind]
+    if kind is WHOLE and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or (isinstance(value, kinds) and not isinstance(value, bool)):
+        return value
+    raise InputError(f"{where}: expected {words}, came {name} = {value!r}")
+
+
+def check(table: str, frame: pl.DataFrame, place: Callable[[str], str]) -> None:
+    """Refuse the first row with a value that cannot be.
+
+    Args:
+        place: the folder of a run, by its id, for the message.
+
+    Raises:
+        InputError: with the place, the run, the step, the field and what came.
+    """
+    for words, columns, bad in _rules(table):
+        if len(rows := frame.filter(bad).head(1)):
+            row = rows.row(0, named=True)
+            at = ", ".join(f"{name} {row[name]}" for name in ("step", "benchmark", "problem_id", "kind", "name") if row.get(name))
+            came = ", ".join(f"{name} = {row[name]}" for name in columns if name in row)
+            run = row.get("run_id") or ""
+            raise InputError(f"{place(run)}: {table} of run {run}{at and f', {at}'}: expected {words}, came {came}")
+
+
+def _rules(table: str) -> list[tuple[str, Sequence[str], pl.Expr]]:
+    """(what is expected, columns to show, which rows are wrong)."""
+    required = REQUIRED[table]
+    rules = [(f"{name} to be there", (name,), pl.col(name).is_null()) for name in required]
+    for name, kind in SCHEMAS[table].items():
+        if kind is REAL:
+            rules.append((f"{name} to be finite", (name,), ~pl.col(name).is_finite()))
+        if name in NOT_NEGATIVE.get(table, ()):
+            rules.append((f"{name} >= 0", (name,), pl.col(name) < 0))
+    if table == "runs":
+        rules.append((f"one of {', '.join(STATUSES)}", ("status",), ~pl.col("status").is_in(STATUSES)))
+    if table == "evaluations":
+        rules.append(("num_samples >= 1", ("num_samples",), pl.col("num_samples") < 1))
+        for name in ("num_correct", "num_no_answer", "num_unparsable", "num_truncated"):
+            rules.append((f"{name} <= num_samples", (name, "num_samples"), pl.col(name) > pl.col("num_samples")))
+    return rules
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a JSON value is a number that can be stored: neither NaN nor an infinity, nor true or false."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,12 +1,13 @@
-"""The DuckDB store of runs: build it from plain files, query it read-only. The only module that imports duckdb.
+"""The DuckDB store of runs: `ingest` builds it from plain files, `query` reads it, `export` packs it.
 
-`ingest` reads every recorded source anew, builds the database beside the old one and renames it: readers are never
-blocked and never see half. Deleting the database loses nothing.
+The database is built beside the old one and renamed: readers are never blocked and never see half. Deleting it loses nothing.
 """
 
-import errno
-import os
+import json
+import shutil
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,28 @@ import duckdb
 import polars as pl
 
 from curate.errors import InputError, UsageError
-from curate.files import atomic_file, read_json, read_jsonl, write_json
-from predict import packed
-from predict.rows import SCHEMAS, Tables
+from curate.files import atomic_file, content_hash, read_json, write_json
+from predict import building, packed, sources
+from predict.building import Old
+from predict.locking import locked
+from predict.rows import SCHEMAS, typed
+from predict.sources import Unit
 
-SCHEMA_SQL = Path(__file__).with_name("schema.sql")
-LATEST_BY = {"losses": ("step", "heldout", "heldout_hash", "kind"), "signals": ("step", "name")}
-"""What a later row of the same file replaces."""
 VIEWS = ("checkpoints", "rl_runs", "pass_at_k", "curves", "lineage", "forecasts")
+SECONDS = 60.0
+"""A query may take this long."""
+LIMITS: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "python_enable_replacements": "false",
+    "memory_limit": "4GB",
+    "max_temp_directory_size": "0B",
+}
+SUMMARY = """
+SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM evaluations) AS evaluations,
+       (SELECT count(*) FROM forecast_files) AS forecast_files, (SELECT count(*) FROM checkpoints) AS checkpoints"""
 
 
 def database(home: Path) -> Path:
@@ -30,189 +45,178 @@ def database(home: Path) -> Path:
 
 
 def ingest(home: Path, paths: Iterable[Path] = ()) -> dict[str, Any]:
-    """Rebuild the store from the workspace's runs and forecasts and from all recorded sources, `paths` added to them.
+    """Bring the store up to date with the workspace's runs and forecasts and all recorded sources, `paths` added to them.
+
+    A path is a packed study, a workspace, a run folder, or a folder that holds any of them. Run folders and packed studies whose
+    files have not changed are copied from the old store. One ingest of a workspace runs at a time; another waits.
 
     Returns:
-        Counts of what the store holds, and `new_runs`.
+        Counts of what the store holds; `new_runs`; `read` and `unchanged`, the run folders and packed studies read anew or not;
+        `without_run_json`, folders among run folders that hold no run yet.
 
     Raises:
-        InputError: a source is missing, malformed or holds no runs; the old store stays.
+        InputError: a source is missing, malformed or holds no runs, or two contradict each other; the old store stays.
     """
-    sources = _sources(home, paths)
-    tables = Tables()
-    for folder in [home, *sources]:
-        _read_source(folder, tables, required=folder != home)
-    for file in sorted((home / "forecasts").glob("*.json")):
-        tables.forecast(read_json(file), file)
+    with locked(home):
+        _drop_leftovers(home)
+        return _ingest(home, sources.recorded(home, paths))
+
+
+def _drop_leftovers(home: Path) -> None:
+    """Of an ingest that was killed: its half-written database and what DuckDB keeps beside one."""
+    for path in home.glob(f".{database(home).name}.*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _ingest(home: Path, recorded: list[Path]) -> dict[str, Any]:
+    found = sources.find(home, recorded)
+    files = sorted((home / "forecasts").glob("*.json"))
+    stamp = content_hash([building.schema_stamp(), [[str(u.folder), u.signature] for u in found.units.values()], _stamps(files)])
+    facts = _facts(home)
+    extra = {"without_run_json": [str(folder) for folder in found.without_run]}
+    if facts.get("stamp") == stamp:
+        _record(home, recorded)
+        return {**json.loads(facts["summary"]), "new_runs": 0, "read": 0, "unchanged": len(found.units), **extra}
+    forecasts = pl.DataFrame([_forecast(file) for file in files], schema=SCHEMAS["forecast_files"], orient="row")
     before = _run_ids(home)
     with atomic_file(database(home)) as partial:
-        _write(partial, tables)
-    write_json(home / "sources.json", [str(source) for source in sources])
-    counts = {name: len(rows) for name, rows in tables.rows.items() if name in ("runs", "evaluations", "forecast_files")}
-    stages = [run["stage"] for run in tables.rows["runs"]]
-    return {
-        **counts,
-        "checkpoints": len(query(home, "SELECT * FROM checkpoints")),
-        "stages": {stage: stages.count(stage) for stage in sorted(set(stages))},
-        "new_runs": len({run["run_id"] for run in tables.rows["runs"]} - before),
-    }
+        read = _filled(partial, list(found.units.values()), forecasts, _old(home, facts))
+        summary, ids = _summed_up(partial, stamp)
+        _record(home, recorded)  # before the rename: after a kill in between, the next ingest reads what was added
+    return {**summary, "new_runs": len(ids - before), "read": read, "unchanged": len(found.units) - read, **extra}
 
 
-def _sources(home: Path, paths: Iterable[Path]) -> list[Path]:
-    file = home / "sources.json"
-    known = [Path(entry) for entry in read_json(file)] if file.exists() else []
-    added = [path.resolve() for path in paths if path.resolve() != home.resolve()]
-    return list(dict.fromkeys([*known, *added]))
+def _filled(partial: Path, units: list[Unit], forecasts: pl.DataFrame, old: Old) -> int:
+    """Fill the new database, from files alone if the old one turns out to be damaged."""
+    try:
+        return building.fill(partial, units, forecasts, old)
+    except duckdb.Error:
+        if not old.units:
+            raise
+        partial.unlink()
+        return building.fill(partial, units, forecasts, Old(None, {}))
+
+
+def _record(home: Path, recorded: list[Path]) -> None:
+    write_json(home / "sources.json", [str(source) for source in recorded])
+
+
+def _stamps(files: list[Path]) -> list[list[Any]]:
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _forecast(file: Path) -> dict[str, Any]:
+    document = read_json(file)
+    if not isinstance(document, dict) or not {"forecast_id", "created_at", "predictor"} <= document.keys():
+        raise InputError(f"{file}: not a forecast (forecast_id, created_at and predictor expected)")
+    return typed("forecast_files", {**document, "document": json.dumps(document)}, str(file))
+
+
+def _facts(home: Path) -> dict[str, str]:
+    """What the old store says of itself; nothing if it cannot be read: it is about to be rebuilt."""
+    try:
+        return dict(query(home, "SELECT name, value FROM ingest_facts").iter_rows())
+    except (InputError, UsageError):
+        return {}
 
 
 def _run_ids(home: Path) -> set[str]:
-    """Of the store that is there; none if it cannot be read: it is about to be rebuilt."""
     try:
         return set(query(home, "SELECT run_id FROM runs")["run_id"])
     except (InputError, UsageError):
         return set()
 
 
-def _read_source(folder: Path, tables: Tables, *, required: bool) -> None:
-    """A packed study, a workspace, a folder of run folders, or one run folder."""
-    if (folder / "manifest.json").exists() and (folder / "runs.parquet").exists():
-        packed.read(folder, tables)
-        return
-    if required and not folder.exists():
-        raise InputError(f"{folder}: recorded as a source of runs, but it is not there; restore it or edit sources.json")
-    single = [folder] if (folder / "run.json").exists() else []
-    runs = single or sorted(path.parent for path in [*folder.glob("runs/*/run.json"), *folder.glob("*/run.json")])
-    if required and not runs:
-        raise InputError(f"{folder}: expected a packed study (runs.parquet, manifest.json) or run folders (*/run.json)")
-    for run in runs:
-        _read_run(run, tables, str(folder))
+def _old(home: Path, facts: dict[str, str]) -> Old:
+    """The units of the old store, if it was made by this release."""
+    if facts.get("schema") != building.schema_stamp():
+        return Old(None, {})
+    units: dict[str, tuple[str, list[str]]] = {}
+    for folder, signature, run in query(home, "SELECT folder, signature, run_id FROM ingested").iter_rows():
+        units.setdefault(folder, (signature, []))[1].append(run)
+    return Old(database(home), units)
 
 
-def _read_run(folder: Path, tables: Tables, source: str) -> None:
-    document = read_json(folder / "run.json")
-    tables.run(document, folder / "run.json", source)
-    identifier = document["run_id"]
-    for name, keys in LATEST_BY.items():
-        tables.add(name, ({"run_id": identifier, **row} for row in _latest(_lines(folder / f"{name}.jsonl"), keys)))
-    tables.add("metrics", _metrics(identifier, folder / "metrics.jsonl"))
-    for file in sorted((folder / "evaluations").glob("*.parquet")):
-        _read_evaluation(file, tables)
+def _summed_up(path: Path, stamp: str) -> tuple[dict[str, Any], set[str]]:
+    """Write into a new database what it holds and what it was made from."""
+    with duckdb.connect(str(path)) as connection:
+        summary: dict[str, Any] = connection.sql(SUMMARY).pl().to_dicts()[0]
+        stages = connection.sql("SELECT stage, count(*) FROM runs GROUP BY stage ORDER BY stage").fetchall()
+        summary["stages"] = dict(stages)
+        rows = {"schema": building.schema_stamp(), "stamp": stamp, "summary": json.dumps(summary)}
+        connection.executemany("INSERT INTO ingest_facts VALUES (?, ?)", list(rows.items()))
+        return summary, {run for (run,) in connection.sql("SELECT run_id FROM runs").fetchall()}
 
 
-def _read_evaluation(file: Path, tables: Tables) -> None:
-    facts = read_json(file.with_suffix(".json"))
-    try:
-        tables.evaluation(pl.read_parquet(file).to_dicts(), facts["key"], facts["provenance"], file)
-    except (KeyError, TypeError, pl.exceptions.PolarsError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"{file}: not an evaluation with its sidecar ({reason}); delete both and evaluate again") from None
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        yield from (row for _, row in read_jsonl(path, torn_tail=True))
-
-
-def _latest(rows: Iterable[dict[str, Any]], keys: Iterable[str]) -> list[dict[str, Any]]:
-    """The rows without those that a later one with equal keys replaces (a run that went on after a kill)."""
-    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
-        key = tuple(row.get(name) for name in keys)
-        latest.pop(key, None)
-        latest[key] = row
-    return list(latest.values())
-
-
-def _metrics(identifier: str, path: Path) -> Iterator[dict[str, Any]]:
-    """Long rows."""
-    for row in _latest(_lines(path), ["step"]):
-        for name, value in row.items():
-            if not isinstance(value, int | float):
-                raise InputError(f"{path}, step {row.get('step')}: expected a number, came {name} = {value!r}")
-            if name != "step":
-                yield {"run_id": identifier, "step": row.get("step"), "name": name, "value": float(value)}
-
-
-def _write(path: Path, tables: Tables) -> None:
-    """Fill a new database.
-
-    Raises:
-        InputError: rows of the wrong kind. OSError: the disk is full.
-    """
-    try:
-        with duckdb.connect(str(path)) as connection:
-            connection.execute(SCHEMA_SQL.read_text(encoding="utf-8"))
-            for name, schema in SCHEMAS.items():
-                _fill(connection, name, schema, tables)
-            connection.execute("CHECKPOINT")
-    except duckdb.Error as error:
-        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            if os.strerror(number) in str(error):
-                raise OSError(number, os.strerror(number)) from None
-        raise
-    finally:
-        path.with_name(f"{path.name}.wal").unlink(missing_ok=True)  # left behind where the last commit failed
-
-
-def _fill(connection: duckdb.DuckDBPyConnection, name: str, schema: dict[str, Any], tables: Tables) -> None:
-    try:
-        frame = pl.DataFrame(tables.rows[name], schema=schema, orient="row")
-        connection.register("incoming", frame.to_arrow())
-        columns = ", ".join(f'"{column}"' for column in schema)
-        connection.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")
-        connection.unregister("incoming")
-    except (TypeError, pl.exceptions.PolarsError, duckdb.ConstraintException) as error:
-        raise InputError(f"the sources hold rows of {name} that the store cannot hold: {str(error).splitlines()[0]}") from None
-
-
-def query(home: Path, sql: str) -> pl.DataFrame:
+def query(home: Path, sql: str, *, seconds: float = SECONDS) -> pl.DataFrame:
     """The rows of one SELECT. The store is opened read-only, without access to other files, for this query alone.
+
+    Args:
+        seconds: it may take so long; at most 4 GB of memory are used.
 
     Raises:
         InputError: there is no store yet, or the file is none.
         UsageError: not one SELECT, or DuckDB refuses it; its message is passed on.
     """
-    path = database(home)
-    if not path.exists():
-        raise InputError(f"{path}: no store of runs yet; make it with `predict ingest`")
+    with _opened(home) as connection:
+        return _selected(connection, sql, seconds)
+
+
+def _selected(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float) -> pl.DataFrame:
     try:
         statements = duckdb.extract_statements(sql)
     except duckdb.Error as error:
         raise UsageError(f"SQL: {error}") from None
     if len(statements) != 1 or statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
         raise UsageError(f"SQL: expected one SELECT, came {len(statements)} statement(s); the store is read-only")
-    with _opened(path) as connection:
-        try:
-            return connection.sql(sql).pl()
-        except duckdb.Error as error:
-            raise UsageError(f"SQL: {error}") from None
-
-
-def _opened(path: Path) -> duckdb.DuckDBPyConnection:
-    """The database, read-only and closed to other files."""
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "enable_external_access": "false",
-        "autoinstall_known_extensions": "false",
-        "lock_configuration": "true",
-    }
+    timer = threading.Timer(seconds, connection.interrupt)
+    timer.start()
     try:
-        return duckdb.connect(str(path), read_only=True, config=config)
+        return connection.sql(sql).pl()
+    except duckdb.InterruptException:
+        raise UsageError(
+            f"SQL: stopped after {seconds:g} seconds; select less, or read a table once instead of per row"
+        ) from None
+    except duckdb.Error as error:
+        raise UsageError(f"SQL: {error}") from None
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _opened(home: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The store, read-only and closed to other files."""
+    path = database(home)
+    if not path.exists():
+        raise InputError(f"{path}: no store of runs yet; make it with `predict ingest`")
+    try:
+        connection = duckdb.connect(str(path), read_only=True, config={**LIMITS, "lock_configuration": "true"})
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be read ({reason}); it is a cache: make it anew with `predict ingest`") from None
+    with connection:
+        yield connection
 
 
 def describe(home: Path) -> pl.DataFrame:
-    """Views, columns and types of the store."""
+    """Views of the store with their columns: type, and unit and meaning."""
     names = ", ".join(f"'{view}'" for view in VIEWS)
     return query(
         home,
-        f"SELECT table_name AS view, column_name AS column, data_type AS type FROM information_schema.columns "
-        f"WHERE table_name IN ({names}) ORDER BY table_name, ordinal_position",
+        "SELECT table_name AS view, column_name AS column, data_type AS type, comment FROM duckdb_columns() "
+        f"WHERE schema_name = 'main' AND table_name IN ({names}) ORDER BY table_name, column_index",
     )
 
 
 def export(home: Path, output: Path, *, force: bool = False) -> dict[str, Any]:
-    """Pack the whole store as a study folder that `ingest` reads."""
-    frames = {name: query(home, f"SELECT * FROM {name}") for name in SCHEMAS}
-    return packed.write(frames, output, force=force)
+    """Pack the whole store as a study folder that `ingest` reads.
+
+    Raises:
+        OutputExists: `output` is there and `force` is false, or holds runs that would be lost.
+    """
+    with locked(home), _opened(home) as connection:  # one database for all tables, whatever happens to the name meanwhile
+        frames = {name: connection.sql(f"SELECT * FROM {name}").pl() for name in SCHEMAS}
+        return packed.write(frames, output, force=force)

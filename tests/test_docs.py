@@ -38,7 +38,12 @@ def commands_in(text: str) -> list[tuple[str, str, str]]:
     return [match for block in blocks for match in COMMAND.findall(block)]
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/log.md", "docs/importing.md"])
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("studies/*/*.md")]
+)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_of_a_document_exists_with_its_options(document):
     for program, name, rest in commands_in((ROOT / document).read_text()):
         group = typer.main.get_command(import_module(f"{program}.cli").app)

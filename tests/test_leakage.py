@@ -191,6 +191,15 @@ def test_without_replicates_the_ceiling_is_that_of_the_evaluation_and_called_too
     assert predict.score(plain.drop("outcome_sampling_variance"), predictors=["level"]).ceiling is None
 
 
+def test_the_noise_of_an_outcome_in_percent_is_in_percent_too():
+    frame, _ = replicated(np.random.default_rng(0), n=60)
+    percent = frame.with_columns(pl.col("outcome_pass_at_1", "outcome_sd") * 100)
+    plain, scaled = (predict.score(runs, predictors=["level"]).ceiling for runs in (frame, percent))
+    assert scaled.r2 == pytest.approx(plain.r2)
+    fitted = [predict.Forecaster("level").fit(runs).true_levels(np.array([[0.6]])).std() for runs in (frame, percent)]
+    assert fitted[0] == pytest.approx(fitted[1])
+
+
 def test_noise_above_all_variance_leaves_no_signal():
     y = np.random.default_rng(0).normal(size=20)
     frame = pl.DataFrame({"outcome_pass_at_1": y, "outcome_sd": np.full(20, 9.0), "n_rl_seeds": np.full(20, 2)})

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.answers import VERIFIER, VERIFIER_VERSION, Verdict, verify
+from curate.answers import VERIFIER, VERIFIER_VERSION, Verdict, verify_all
 from curate.errors import InputError
 from curate.files import atomic_file, content_hash, read_json, read_jsonl
 from train import checkpoints, heldout, rendering
@@ -121,13 +121,13 @@ def _check_same(path: Any, num_samples: int) -> None:
 def _counts(chunk: list[Any], rollouts: Rollouts, texts: list[str], group_size: int) -> list[dict[str, Any]]:
     """Counts per problem; a completion cut at the limit is truncated and never correct."""
     rows = []
+    ended = rollouts.finished.tolist()
+    answers = (chunk[row // group_size].ground_truth for row in range(len(texts)))
+    graded = verify_all((text, answer) for text, answer, whole in zip(texts, answers, ended, strict=True) if whole)
+    judged = [next(graded) if whole else Verdict.NO_ANSWER for whole in ended]
     for index, problem in enumerate(chunk):
         span = slice(index * group_size, (index + 1) * group_size)
-        finished = rollouts.finished[span].tolist()
-        verdicts = [
-            verify(text, ground_truth=problem.ground_truth) if ended else Verdict.NO_ANSWER
-            for text, ended in zip(texts[span], finished, strict=True)
-        ]
+        verdicts, finished = judged[span], ended[span]
         rows.append(
             {
                 "problem_id": problem.id,

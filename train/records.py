@@ -24,7 +24,7 @@ from curate.files import atomic_file, content_hash, read_json, read_jsonl, write
 
 SCHEMA_VERSION = 1
 ENGINE = "native"
-PACKAGES = ("forerun", "torch", "transformers", "numpy")
+PACKAGES = ("forerun", "torch", "transformers", "numpy", "math-verify", "latex2sympy2_extended", "sympy")
 
 EVALUATION_SCHEMA = pa.schema(
     [
