@@ -57,7 +57,7 @@ tokenizer: words
 sources: [{{path: {rows}, format: messages}}]
 verify: null
 dedup: {{near: 0.8}}
-decontaminate: {{against: [{against}]}}
+decontaminate: {{against: [{against}], traces: ignore}}
 variants: [{{name: half, select: {{length: varying}}, budget: {{tokens: {tokens}}}}}]
 """
 
@@ -146,7 +146,12 @@ def _print_findings(name: str, result: dict[str, Any], kinds: dict[str, str]) ->
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=lambda text: Path(text).resolve(), required=True, help="folder with gsm8k/, math500/ and math_train_prompts/")
+    parser.add_argument(
+        "--data",
+        type=lambda text: Path(text).resolve(),
+        required=True,
+        help="folder with gsm8k/, math500/ and math_train_prompts/",
+    )
     parser.add_argument("--peers", help="python of an environment with datatrove[processing], spacy, orjson and datasketch")
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--peer-rows", type=int, default=20_000)

@@ -13,7 +13,7 @@ import polars as pl
 from curate import card, stubs
 from curate.dataset_files import write_train
 from curate.errors import CheckFailed, OutputExists
-from curate.examples import Example, example_row, problem_row, write_parquet
+from curate.examples import Example, example_row, problem_row, schema, write_parquet, write_table
 from curate.files import atomic_folder, read_json, swap_in, write_json, write_text, write_through_memory
 from curate.injection import inject_all
 from curate.lengths import TokenCounter, has_several_traces, in_the_range_of, one_trace_each, select
@@ -114,7 +114,7 @@ def _write(
     write_parquet(folder / "heldout_own.parquet", "examples", heldout_own)
     write_parquet(folder / "rl.parquet", "problems", [problem_row(problem, index) for index, problem in enumerate(problems)])
     ledger = _ledger(pool, made)
-    write_parquet(folder / "ledger.parquet", "ledger", ledger.to_dicts())
+    write_table(folder / "ledger.parquet", ledger.to_arrow().cast(schema("ledger")))
     if recipe.decontaminate:
         write_through_memory(folder / "contamination.parquet", pool.contamination.write_parquet)
     manifest = make_manifest(recipe, sources, pool, made, facts, injected, ledger, heldout, heldout_own, problems, matched)

@@ -15,6 +15,7 @@ from curate.files import atomic_file, canonical_json
 from curate.lengths import TokenCounter
 
 BATCH = 8192
+_LINE = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 @dataclass
@@ -79,4 +80,4 @@ def _text_file(stack: contextlib.ExitStack, path: Path) -> TextIO:
 
 
 def _write_line(handle: TextIO, row: dict[str, Any]) -> None:
-    handle.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    handle.write(_LINE.encode(row) + "\n")

@@ -54,6 +54,8 @@ class Decontaminate(Config):
     """Words an n-gram."""
     coverage: float = Field(0.5, gt=0, le=1)
     """Least share of a benchmark question's n-grams at which a row is dropped."""
+    traces: Literal["ignore", "report"] = "report"
+    """Whether to look traces up too; no row is dropped for its trace."""
     renumbered: Literal["ignore", "report", "drop"] = "report"
     """What to do with a benchmark question that is there with other numbers."""
 

@@ -162,9 +162,13 @@ def arrow_table(rows: list[dict[str, Any]], kind: str) -> Any:
 
 def write_parquet(path: Path, kind: str, rows: list[dict[str, Any]]) -> None:
     """Write rows of `examples`, `problems` or `ledger` with their declared schema."""
+    write_table(path, arrow_table(rows, kind))
+
+
+def write_table(path: Path, table: Any) -> None:
+    """Write an Arrow table as Parquet."""
     import pyarrow.parquet as pq
 
-    table = arrow_table(rows, kind)
     with atomic_file(path) as partial:
         pq.write_table(table, partial, compression="zstd")
 

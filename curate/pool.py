@@ -159,7 +159,8 @@ def _decontaminate(pool: Pool, recipe: Recipe, work: Work) -> pl.DataFrame:
         questions = index.hits(asked["prompt"], "question")
         questions = questions.with_columns(prompt_key=asked["prompt_key"].gather(questions["row"])).drop("row")
         questions = questions.join(frame.select("prompt_key", "row", "id"), on="prompt_key", maintain_order="left_right")
-        traces = index.hits(frame["completion"], "trace")
+        looked_up = frame["completion"] if recipe.decontaminate.traces == "report" else frame["completion"].clear()
+        traces = index.hits(looked_up, "trace")
         traces = traces.with_columns(frame["id"].gather(traces["row"]), frame["row"].gather(traces["row"]))
         return pl.concat([questions.drop("prompt_key"), traces], how="diagonal").select(
             "row", "id", *traces.drop("row", "id").columns

@@ -70,15 +70,20 @@ def _frame(examples: list[Example], count: TokenCounter) -> pl.DataFrame:
             "completion": [example.completion for example in examples],
             "ground_truth": [problem.ground_truth for problem in problems],
             "source": [problem.source for problem in problems],
-            "problem_meta": [canonical_json(problem.meta) for problem in problems],
-            "meta": [canonical_json(example.meta) for example in examples],
-            "spans": [canonical_json([[s.behavior, s.start, s.end] for s in example.spans]) for example in examples],
+            "problem_meta": [_json(problem.meta) for problem in problems],
+            "meta": [_json(example.meta) for example in examples],
+            "spans": [_json([[s.behavior, s.start, s.end] for s in example.spans]) for example in examples],
             "tokens": count.all([example.completion for example in examples]),
             "prompt_key": [text_id(problem.prompt) for problem in problems],
             "exact_key": [exact_key(f"{example.problem.prompt}\n{example.completion}") for example in examples],
         },
         schema=SCHEMA,
     )
+
+
+def _json(value: dict[str, Any] | list[Any]) -> str:
+    """Canonical JSON, quickly where there is nothing."""
+    return canonical_json(value) if value else "{}" if isinstance(value, dict) else "[]"
 
 
 def examples_of(rows: pl.DataFrame) -> Iterator[Example]:

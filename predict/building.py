@@ -88,8 +88,7 @@ def _fill(connection: duckdb.DuckDBPyConnection, units: list[Unit], forecasts: p
     for frames in _batches(heads, holders):
         _insert(connection, frames)
     more = [packed.forecasts(unit.folder) for unit in units if unit.is_packed]
-    everything = pl.concat([forecasts, *more]).unique(maintain_order=True)
-    _insert(connection, {"forecast_files": everything.unique("forecast_id", keep="first", maintain_order=True)})
+    _insert(connection, {"forecast_files": pl.concat([forecasts, *more]).unique(maintain_order=True)})
     _keep_views(connection)
     if kept:
         _copy(connection, old, list(chain(*kept.values())))
@@ -129,8 +128,7 @@ def _rows(heads: Mapping[Unit, Head]) -> Frames:
 def _insert(connection: duckdb.DuckDBPyConnection, frames: Frames) -> None:
     places = dict(frames["runs"].select("run_id", "source").iter_rows()) if "runs" in frames else {}
     for name, frame in frames.items():
-        if name != "forecast_files":
-            check(name, frame, lambda run: places.get(run, "?"))
+        check(name, frame, lambda run: places.get(run, "the sources"))
         connection.register("incoming", frame.to_arrow())
         columns = ", ".join(f'"{column}"' for column in SCHEMAS[name])
         connection.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")

@@ -131,13 +131,13 @@ def check(table: str, frame: pl.DataFrame, place: Callable[[str], str]) -> None:
             at = ", ".join(f"{name} {row[name]}" for name in ("step", "benchmark", "problem_id", "kind", "name") if row.get(name))
             came = ", ".join(f"{name} = {row[name]}" for name in columns if name in row)
             run = row.get("run_id") or ""
-            raise InputError(f"{place(run)}: {table} of run {run}{at and f', {at}'}: expected {words}, came {came}")
+            raise InputError(f"{place(run)}: {table}{run and f' of run {run}'}{at and f', {at}'}: expected {words}, came {came}")
 
 
 def _rules(table: str) -> list[tuple[str, Sequence[str], pl.Expr]]:
     """(what is expected, columns to show, which rows are wrong)."""
     required = REQUIRED[table]
-    rules = [(f"{name} to be there", (name,), pl.col(name).is_null()) for name in required]
+    rules: list[tuple[str, Sequence[str], pl.Expr]] = [(f"{name} to be there", (name,), pl.col(name).is_null()) for name in required]
     for name, kind in SCHEMAS[table].items():
         if kind is REAL:
             rules.append((f"{name} to be finite", (name,), ~pl.col(name).is_finite()))
@@ -145,6 +145,8 @@ def _rules(table: str) -> list[tuple[str, Sequence[str], pl.Expr]]:
             rules.append((f"{name} >= 0", (name,), pl.col(name) < 0))
     if table == "runs":
         rules.append((f"one of {', '.join(STATUSES)}", ("status",), ~pl.col("status").is_in(STATUSES)))
+    if table == "forecast_files":
+        rules.append(("one document of an id", ("forecast_id",), pl.col("forecast_id").is_duplicated()))
     if table == "evaluations":
         rules.append(("num_samples >= 1", ("num_samples",), pl.col("num_samples") < 1))
         for name in ("num_correct", "num_no_answer", "num_unparsable", "num_truncated"):
