@@ -8,7 +8,7 @@ READY := .venv/.ready
 # Two torch threads of a small model are slower than one on a shared CPU; work is spread over processes instead.
 export OMP_NUM_THREADS := 1
 
-.PHONY: setup demo test test-all check app help clean
+.PHONY: setup demo test test-all check app study help clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,10 @@ check: $(READY) ## Lint, types, direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+study: $(READY) ## Run a part of the laboratory's study again and compare: SUBSET=core, starts, ... (studies/lab/PROTOCOL.md), or `smoke`
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh studies/lab/protocol.sh build/study $(WORKERS) $(or $(SUBSET),smoke)
+	@$(BIN)/python studies/lab/compare.py --home build/study
 
 app: $(READY) ## Open the explorer on what the demo made
 	FORERUN_HOME=$(HOME_DIR) $(BIN)/streamlit run app.py

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Run the parts of the study in the order of PROTOCOL.md; what is done is skipped.
 #   sh studies/lab/protocol.sh HOME [WORKERS] [PART ...]
+# `smoke` is no part of it: two of the first checkpoints, to see that they come out again.
 set -eu
 home=$1 workers=${2:-2}
 [ $# -gt 2 ] && { shift 2; parts=$*; } || parts="core starts behaviors twins seeds doses groups random converged rates"
@@ -18,6 +19,8 @@ pairs() {
 }
 for name in $parts; do
     case $name in
+    smoke) train study studies/lab/study.yaml --home "$home" --workers "$workers" --set "bases=[l4-behaved-s0]" \
+        --set "include=[{variant: vary-384, sft.learning_rate: 0.006, sft.epochs: 4}, {variant: short-768, sft.epochs: 2}]" ;;
     core) part ;;
     starts) part --set "include=[{variant: base}]" ;;
     behaviors) part --set "include=[{variant: vary-384, sft.epochs: 4}, {variant: bridge-384, sft.epochs: 4}, {variant: filler-384, sft.epochs: 4},
