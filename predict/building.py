@@ -84,7 +84,7 @@ def _fill(connection: duckdb.DuckDBPyConnection, units: list[Unit], forecasts: p
     heads = {unit: _head(unit) for unit in units if unit not in same}
     holders = Counter(chain(*same.values(), *(head.run_ids for head in heads.values())))
     kept = {unit: ids for unit, ids in same.items() if all(holders[run] == 1 for run in ids)}
-    heads |= {unit: _head(unit) for unit in same if unit not in kept}
+    heads = {unit: heads.get(unit) or _head(unit) for unit in units if unit not in kept}
     for frames in _batches(heads, holders):
         _insert(connection, frames)
     more = [packed.forecasts(unit.folder) for unit in units if unit.is_packed]

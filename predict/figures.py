@@ -1,6 +1,6 @@
 """The figures of one predictor on a sample of runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from predict.features import Direction, direction
 from predict.folds import HeldOut, fold_numbers, half_splits, held_out, r2_without_blocks
 from predict.intervals import (
     FEWEST_CLUSTERS,
+    LEVEL,
     Interval,
     clusters_of,
     fisher,
@@ -94,21 +95,33 @@ class Fit:
         draws = resamples.spearman(self.predictor.features[0] if by_problem else self.shown)
         return percentile(value, draws, len(self.sample.clusters))
 
-    def intervals(self) -> IntervalFigures | None:
-        """How the forecaster's 90 % intervals do on clusters that it was not fitted on, in at most 20 folds; None: too few clusters."""
+    def held_out_intervals(self, levels: Sequence[float]) -> list[tuple[Array, Array]] | None:
+        """The forecaster's own intervals of clusters that it was not fitted on, in at most 20 folds: ends (n,) at each level.
+
+        None: too few clusters for an interval.
+        """
         clusters, rng = self.sample.clusters, self.sample.rng()
         fold = fold_numbers(clusters, len(self.y), rng)
-        low, high = np.empty((2, len(self.y)))
+        ends = np.empty((len(levels), 2, len(self.y)))
         for number in range(fold.max() + 1):
             train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
             labels = self.sample.cluster_of[train]
             try:
-                [(low[test], high[test])] = prediction_intervals(
-                    self.predictor, self.X[train], self.y[train], clusters_of(labels.tolist()), self.X[test], [0.9]
+                ends[:, :, test] = prediction_intervals(
+                    self.predictor, self.X[train], self.y[train], clusters_of(labels.tolist()), self.X[test], levels
                 )
             except UsageError:
                 return None
-        return interval_figures(self.y, low, high)
+        return [(low, high) for low, high in ends]
+
+    def intervals(self) -> IntervalFigures | None:
+        """How its 90 % intervals do on clusters that it was not fitted on; None: too few clusters."""
+        found = self.held_out_intervals([LEVEL])
+        return interval_figures(self.y, *found[0]) if found else None
+
+    def r2(self) -> Interval:
+        """R^2 on left-out clusters with its delete-a-block jackknife interval, every fold refitted."""
+        return jackknife(self.by_cluster.r2(self.y), self.r2_without_blocks, len(self.sample.clusters))
 
 
 def figures(fit: Fit, baseline: Fit, adjusted: float | None, directions: Mapping[str, Direction] | None) -> Score:
@@ -147,6 +160,7 @@ def figures(fit: Fit, baseline: Fit, adjusted: float | None, directions: Mapping
         r2_between=between,
         interval_score_90=intervals.score if intervals else None,
         regret=losses,
+        r2_held_out=fit.r2(),
     )
 
 

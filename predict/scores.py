@@ -46,6 +46,8 @@ class Score:
     """Mean interval score of the held-out 90 % intervals, in units of the outcome; lower is better."""
     regret: dict[str, Interval] = field(default_factory=dict)
     """`top1`, `top3`: by how many of the best-predicted runs are paid for."""
+    r2_held_out: Interval = field(default_factory=lambda: Interval(None))
+    """`r2_logo`, or `r2_loo` where there is no group, with its jackknife interval."""
 
 
 @dataclass(frozen=True)

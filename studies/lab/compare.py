@@ -29,6 +29,8 @@ LOSSES = (
 )
 COUNTS = ("pass_at_1", "pass_at_8", "pass_at_64", "mean_tokens")
 LOSS_TOLERANCE, STANDARD_ERRORS = 1e-4, 4.0
+ROUNDING = 1e-12
+"""Equal counts may be averaged in another order."""
 SEED_SD = 0.0113
 """Of an outcome over RL seeds, measured in the pilot (docs/laboratory.md)."""
 
@@ -71,7 +73,7 @@ def judge(pair: dict) -> tuple[bool, str]:
     losses, counts = (largest_difference(pair, columns) for columns in (LOSSES, COUNTS))
     error = STANDARD_ERRORS * (max(pair["pass_at_1"] * (1 - pair["pass_at_1"]), 0.01) / 256) ** 0.5
     off = abs(pair["pass_at_1"] - pair["pass_at_1_shipped"])
-    signals = losses == counts == 0 if same else losses <= LOSS_TOLERANCE and off <= error
+    signals = losses == 0 and counts <= ROUNDING if same else losses <= LOSS_TOLERANCE and off <= error
     outcome, expected = pair["outcome_pass_at_1"], pair["outcome_pass_at_1_shipped"]
     known = outcome is not None and expected is not None
     ended = not known or abs(outcome - expected) <= 3 * 2**0.5 * SEED_SD
