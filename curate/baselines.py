@@ -13,7 +13,7 @@ from curate import arithmetic, prose
 from curate.answers import Verdict, verify
 from curate.behaviors import Injection, with_trace, write_trace
 from curate.errors import UsageError
-from curate.examples import Example, Problem, text_id
+from curate.examples import Example
 from curate.graphs import Graph, NoGraph
 from curate.gsm8k_graph import Solution
 from curate.gsm8k_trace import statement, write_gsm8k_trace
@@ -54,13 +54,12 @@ class NoPremises(NoGraph):
 
 
 def permute_premises(example: Example, injection: Injection, rng: random.Random) -> Example:
-    """The question with its premises in another random order; the trace stays."""
+    """The question with its premises in another random order; the trace stays, and so does the problem's id."""
     worked = read(example)
     if isinstance(worked, Solution):
         raise NoPremises(f"example {example.id}: the sentences of a GSM8K question refer to one another")
     prompt = _another(lambda: _permuted(worked, rng), example.problem.prompt)
-    old = example.problem
-    return replace(example, problem=Problem(text_id(prompt), prompt, old.ground_truth, old.source, old.meta))
+    return replace(example, problem=replace(example.problem, prompt=prompt))
 
 
 def _permuted(worked: Graph | WordProblem, rng: random.Random) -> str | None:

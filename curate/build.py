@@ -12,11 +12,11 @@ import polars as pl
 
 from curate import card, stubs
 from curate.dataset_files import write_train
-from curate.errors import CheckFailed, OutputExists
+from curate.errors import CheckFailed, OutputExists, UsageError
 from curate.examples import Example, example_row, problem_row, schema, write_parquet, write_table
 from curate.files import atomic_folder, read_json, swap_in, write_json, write_text, write_through_memory
 from curate.injection import inject_all
-from curate.lengths import TokenCounter, has_several_traces, in_the_range_of, one_trace_each, select
+from curate.lengths import Budget, TokenCounter, has_several_traces, in_the_range_of, meet, one_trace_each, select
 from curate.manifest import code_versions, make_manifest, source_facts
 from curate.pool import LEDGER, Pool, gather
 from curate.recipe import Recipe, Variant
@@ -41,17 +41,17 @@ def build(recipe: Recipe, output: Path, *, force: bool = False) -> dict[str, Any
         A summary: rows read, and rows and tokens of each variant.
 
     Raises:
-        OutputExists: `output` is there and `force` is false.
+        OutputExists: `output` is there and `force` is false, or it is nothing that this function wrote.
         InputError, CheckFailed: see `curate.pool.gather` and `curate.lengths.select`; nothing is written.
     """
-    if output.exists() and not force:
-        raise OutputExists(f"{output} exists already; remove it, choose another output, or pass --force")
+    _check_output(output, force)
     facts = source_facts(recipe)
     with work_beside(output, [recipe.model_dump(mode="json"), facts, code_versions()]) as work:
         count = TokenCounter(recipe.tokenizer)
         pool = gather(recipe, count, work)
         whole = work.folder / "out"
-        chosen = [_choose(pool, variant, recipe.seed) for variant in recipe.variants or (Variant(name=recipe.name),)]
+        variants = recipe.variants or (Variant(name=recipe.name),)
+        chosen = [_choose(pool, variant, recipe.seed, count, _rewrites(output)) for variant in variants]
         matched = _matched_share(chosen)
         manifests = {}
         for made in chosen:
@@ -65,6 +65,22 @@ def build(recipe: Recipe, output: Path, *, force: bool = False) -> dict[str, Any
     return _summary(output, manifests)
 
 
+def _check_output(output: Path, force: bool) -> None:
+    if output.name in ("", ".."):
+        raise UsageError(f"output {output}: expected the name of a new folder")
+    if output.exists() and not force:
+        raise OutputExists(f"{output} exists already; remove it, choose another output, or pass --force")
+    if output.exists() and not _is_replaceable(output):
+        raise OutputExists(f"{output} holds no datasets, and --force replaces nothing else; remove it, or choose another output")
+
+
+def _is_replaceable(output: Path) -> bool:
+    """Whether a folder is empty or holds datasets, so that a slip with --force does not delete a home folder."""
+    return output.is_dir() and (
+        not any(output.iterdir()) or (output / "manifest.json").exists() or any(output.glob("*/manifest.json"))
+    )
+
+
 def _rewrites(output: Path) -> Path:
     """Where a server's rewrites are kept, also after the build: they have been paid for."""
     return output.with_name(f".{output.name}.rewrites.jsonl")
@@ -72,19 +88,41 @@ def _rewrites(output: Path) -> Path:
 
 def _summary(output: Path, manifests: dict[str, Any]) -> dict[str, Any]:
     rows = next(iter(manifests.values()))["rows"]
-    variants = {name: {"examples": made["rows"]["train"], "tokens": made["tokens"]["train"]} for name, made in manifests.items()}
+    variants = {
+        name: {"examples": made["variant"]["n_examples"], "tokens": made["tokens"]["train"]} for name, made in manifests.items()
+    }
     return {"output": str(output), "rows_read": rows["read"], "heldout": rows["heldout"], "rl": rows["rl"], "variants": variants}
 
 
-def _choose(pool: Pool, variant: Variant, seed: int) -> Chosen:
+def _choose(pool: Pool, variant: Variant, seed: int, count: TokenCounter, rewrites: Path) -> Chosen:
+    if pool.examples.is_empty():
+        raise CheckFailed(f"variant {variant.name}: no example is left to train on; hold out fewer, or set fewer aside for RL")
     try:
-        train = select(pool.examples, variant.select, variant.budget, seed)
+        if variant.inject and variant.budget.tokens:
+            train = _select_injected(pool.examples, variant, variant.budget.tokens, seed, count, rewrites)
+        else:
+            train = select(pool.examples, variant.select, variant.budget, seed)
     except CheckFailed as error:
         raise CheckFailed(f"variant {variant.name}: {error}") from None
     own = one_trace_each(pool.heldout_traces, variant.select.length, seed)
     if variant.select.length != "varying" and not has_several_traces(pool.examples):
         own = in_the_range_of(train, own)
     return Chosen(variant, train, own)
+
+
+def _select_injected(
+    pool: pl.DataFrame, variant: Variant, tokens: int, seed: int, count: TokenCounter, rewrites: Path
+) -> pl.DataFrame:
+    """Rows whose traces meet a token budget as they are trained on: with their behaviours, and with copies."""
+
+    def choose(size: int) -> tuple[pl.DataFrame, int]:
+        chosen = select(pool, variant.select, Budget(examples=size), seed)
+        made, _ = _injected(chosen, variant, seed, rewrites)
+        return chosen, sum(count.all([example.completion for example in made]))
+
+    most = pool["prompt_key"].n_unique()
+    plain = round(tokens / max(1.0, float(pool["tokens"].sum()) / len(pool)))
+    return meet(tokens, choose, min(most, max(1, plain // 2)), most)  # half: behaviours lengthen traces
 
 
 def _matched_share(chosen: list[Chosen]) -> dict[str, float]:
@@ -106,7 +144,7 @@ def _write(
 ) -> None:
     """Write the dataset folder of one variant."""
     train, injected = _injected(made.train, made.variant, recipe.seed, rewrites)
-    own, _ = _injected(made.heldout_own, made.variant, recipe.seed, rewrites)
+    own, _ = _injected(made.heldout_own, made.variant, recipe.seed, rewrites, required=False)
     facts = write_train(folder, train, made.variant.epochs, count)
     heldout, heldout_own = ([example_row(example) for example in held] for held in (examples_of(pool.heldout), own))
     problems = problems_of(pool.rl)
@@ -124,15 +162,18 @@ def _write(
     write_text(folder / "README.md", card.card(manifest))
 
 
-def _injected(chosen: pl.DataFrame, variant: Variant, seed: int, rewrites: Path) -> tuple[Iterable[Example], dict[str, Any]]:
-    """The examples, with behaviours where the variant wants them, and how many could be given any."""
+def _injected(
+    chosen: pl.DataFrame, variant: Variant, seed: int, rewrites: Path, *, required: bool = True
+) -> tuple[Iterable[Example], dict[str, Any]]:
+    """The examples, with behaviours where the variant wants them, and how many could be given any; `required`: at least one."""
     if variant.inject is None:
         return examples_of(chosen), {}
     try:
         made = inject_all(list(examples_of(chosen)), variant.inject, seed, rewrites)
     except CheckFailed as error:
         raise CheckFailed(f"variant {variant.name}: {error}") from None
-    made.require(f"variant {variant.name}")
+    if required:
+        made.require(f"variant {variant.name}")
     return made.examples, made.counts
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from curate.dedup import exact_key
 from curate.errors import CheckFailed, InputError, UsageError
 from curate.examples import Example, example_row, prompt_completion_row, read_examples, read_problems, read_table
 from curate.files import content_hash, read_json
@@ -68,11 +69,20 @@ def check_dataset(folder: Path) -> dict[str, Any]:
             raise CheckFailed(f"{folder}/{name} is not the file that the manifest describes: build it again")
     _check_copies(folder, train)
     _check_accounts(folder, manifest["rows"], {**counts, "ledger": len(read_table(folder / "ledger.parquet"))})
-    prompts = {name: {example.problem.prompt for example in rows} for name, rows in (("train", train), ("heldout", heldout))}
-    _check_disjoint(folder, {**prompts, "rl": {problem.prompt for problem in rl}})
-    if strays := {example.problem.prompt for example in own} - prompts["heldout"]:
-        raise CheckFailed(f"{folder}: {len(strays)} problems of heldout_own.parquet are not held out: build it again")
+    prompts = {
+        name: {exact_key(example.problem.prompt) for example in rows} for name, rows in (("train", train), ("heldout", heldout))
+    }
+    _check_disjoint(folder, {**prompts, "rl": {exact_key(problem.prompt) for problem in rl}})
+    _check_own(folder, own, heldout, prompts["heldout"])
     return counts
+
+
+def _check_own(folder: Path, own: list[Example], heldout: list[Example], prompts: set[str]) -> None:
+    """A variant's own held-out set asks the held-out problems, in another wording where premises were permuted."""
+    known = {example.problem.id for example in heldout}
+    strays = {e.problem.id for e in own if e.problem.id not in known and exact_key(e.problem.prompt) not in prompts}
+    if strays:
+        raise CheckFailed(f"{folder}: {len(strays)} problems of heldout_own.parquet are not held out: build it again")
 
 
 def _check_copies(folder: Path, train: list[Example]) -> None:

@@ -135,13 +135,19 @@ def stats(
     dataset: Annotated[
         Path, typer.Argument(metavar="DATASET|FILE", help="A folder written by `curate build`, or any file of traces.")
     ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="How a file is read, as in a recipe's source: columns.prompt=instruction."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show rows, tokens, lengths, and the behaviours that the traces show."""
     from curate.stats import in_text
     from curate.stats import stats as facts_of
 
-    facts = facts_of(dataset)
+    facts = facts_of(dataset, overrides or ())
     finish(facts, as_json=as_json, text=lambda: print(in_text(facts)))
 
 

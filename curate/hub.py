@@ -1,5 +1,6 @@
 """Rows of a data set of the Hugging Face Hub, or of a local folder of one, through the `datasets` library."""
 
+import logging
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ def read_hub(name: str, config: str | None, split: str, revision: str | None, fi
         ) from None
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its notes on retries; the error below says it once
     try:
         table = _opened(datasets, name, config, split, revision)
     except ConnectionError:

@@ -1,7 +1,7 @@
 """Token lengths, and selection of rows by length at one budget.
 
-Where a problem has several traces, a mix chooses one of them for each problem, so that the same problems differ in length
-alone. Where each problem has one trace, it chooses problems: then length and difficulty are confounded, and the manifest
+Where most problems have several traces, a mix chooses one of them for each problem, so that the same problems differ in length
+alone. Where most have one trace, it chooses problems: then length and difficulty are confounded, and the manifest
 says so. Every choice depends on the seed, the ids and the lengths, never on the order of the rows.
 """
 
@@ -86,7 +86,9 @@ def _of_tokenizer(tokenizer: str) -> Callable[[list[str]], list[int]]:
     try:
         loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise InputError(f"tokenizer {tokenizer!r}: expected words, or a Hugging Face folder; {error}") from None
+        raise InputError(
+            f"tokenizer {tokenizer!r}: expected words, or a Hugging Face folder; {str(error).splitlines()[0]}"
+        ) from None
     return lambda texts: [len(ids) for ids in loaded(texts, add_special_tokens=False)["input_ids"]]
 
 
@@ -101,8 +103,9 @@ def shuffle_keys(seed: int, texts: pl.Series) -> pl.Series:
 
 
 def has_several_traces(rows: pl.DataFrame) -> bool:
-    """Whether problems have more than one trace each, so that length can vary at equal problems."""
-    return rows["prompt_key"].n_unique() < len(rows)
+    """Whether most problems have more than one trace, so that length can vary at equal problems."""
+    traces = rows.group_by("prompt_key").len()["len"]
+    return 2 * int((traces > 1).sum()) > len(traces)
 
 
 def select(rows: pl.DataFrame, wanted: Select, budget: Budget, seed: int) -> pl.DataFrame:
@@ -124,7 +127,7 @@ def select(rows: pl.DataFrame, wanted: Select, budget: Budget, seed: int) -> pl.
 def one_trace_each(rows: pl.DataFrame, mix: LengthMix, seed: int) -> pl.DataFrame:
     """For each problem its shortest, longest or a random trace; other mixes take a random one.
 
-    Problems come in random order; where each has one trace, the shortest or longest come first.
+    Problems come in random order; where most have one trace, the shortest or longest come first.
     """
     several = has_several_traces(rows)
     ranked = rows.with_columns(rank=_RANKED.get(mix, 0) * pl.col("tokens"), shuffle=shuffle_keys(seed, rows["id"]))
@@ -201,16 +204,33 @@ def _matched(rows: pl.DataFrame, quantiles: dict[float, float] | None, budget: B
 
 
 def _matched_tokens(rows: pl.DataFrame, quantiles: dict[float, float], tokens: int, count: int, seed: int) -> pl.DataFrame:
-    """As many rows as bring the matched lengths within 1 % of a token budget: the count is corrected by what came of it."""
-    most, seen = rows["prompt_key"].n_unique(), dict[int, int]()
+    """As many rows as bring the matched lengths within 1 % of a token budget."""
+
+    def choose(size: int) -> tuple[pl.DataFrame, int]:
+        chosen = _nearest(rows, quantiles, size, seed)
+        return chosen, int(chosen["tokens"].sum())
+
+    return meet(tokens, choose, count, rows["prompt_key"].n_unique())
+
+
+def meet(tokens: int, choose: Callable[[int], tuple[pl.DataFrame, int]], count: int, most: int) -> pl.DataFrame:
+    """As many rows as bring their tokens within 1 % of a budget; the count is corrected by what came of it.
+
+    Args:
+        choose: so many rows, and how many tokens they make.
+        count: rows to begin with; never more than `most`.
+
+    Raises:
+        CheckFailed: no count meets it; the message says what was reachable.
+    """
+    seen = dict[int, int]()
     while count not in seen:
-        chosen = _nearest(rows, quantiles, count, seed)
-        seen[count] = total = int(chosen["tokens"].sum())
-        if abs(total - tokens) <= TOLERANCE * tokens:
+        chosen, seen[count] = choose(count)
+        if abs(seen[count] - tokens) <= TOLERANCE * tokens:
             return chosen
-        count = min(most, max(1, round(count * tokens / max(total, 1))))
+        count = min(most, max(1, round(count * tokens / max(seen[count], 1))))
     reached = min(seen.values(), key=lambda total: abs(total - tokens))
-    raise CheckFailed(f"a budget of {tokens} tokens cannot be met within 1 % in this distribution: {reached} are reachable")
+    raise CheckFailed(f"a budget of {tokens} tokens cannot be met within 1 %: {reached} are reachable")
 
 
 def _nearest(rows: pl.DataFrame, quantiles: dict[float, float], count: int, seed: int) -> pl.DataFrame:

@@ -93,7 +93,22 @@ def _read(part: str, wanted: tuple[Source, ...], seed: int, count: TokenCounter,
     for source, folder in zip(wanted, folders, strict=True):
         if not folder.exists():
             rows.store_rows(load(source, seed), count, folder)
-    return rows.map_rows(folders)
+    read = rows.map_rows(folders)
+    _check_ids(read)
+    return read
+
+
+def _check_ids(read: pl.DataFrame) -> None:
+    """An id names one row in the ledger and seeds its draws; rows that are equal may share theirs."""
+    shared = read.filter(pl.col("id").is_duplicated()).group_by("id").agg(texts=pl.struct("prompt", "completion").n_unique())
+    clashing = shared.filter(pl.col("texts") > 1).sort("id")
+    if len(clashing):
+        name, texts = clashing.select("id", "texts").row(0)
+        raise InputError(
+            f"id {name!r:.80} names {texts} rows that differ ({len(clashing)} such ids in all); expected ids that are unique: name "
+            "a column of such by `columns: {id: NAME}` (one that no row has: ids come from the content), and where the ids are "
+            "numbers, give each source a `name` of its own"
+        )
 
 
 def _problem_rows(source: Source, seed: int) -> Iterator[Example]:
@@ -198,7 +213,8 @@ def _hold_out(pool: Pool, recipe: Recipe, wanted: Heldout, count: TokenCounter, 
     candidates = _shuffled(read, seed)
     prompts = candidates["prompt_key"].unique(maintain_order=True)
     if len(prompts) < wanted.examples + (not own):
-        raise CheckFailed(f"heldout: {wanted.examples} problems were asked for, {len(prompts)} are there in all")
+        rest = "" if own else ", and training needs some of them"
+        raise CheckFailed(f"heldout: {wanted.examples} problems were asked for, {len(prompts)} are there in all{rest}")
     aside = prompts.head(wanted.examples).implode()
     pool.heldout_traces = candidates.filter(pl.col("prompt_key").is_in(aside))
     pool.heldout = pool.heldout_traces.unique("prompt_key", keep="first", maintain_order=True)

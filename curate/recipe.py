@@ -26,6 +26,12 @@ class Filters(Config):
     min_tokens: Count | None = None
     max_tokens: Count | None = None
 
+    @model_validator(mode="after")
+    def _leave_something(self) -> "Filters":
+        if self.min_tokens is not None and self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError("min_tokens is above max_tokens: no row would be left")
+        return self
+
 
 class Heldout(Config):
     """Examples kept out of every variant, one a problem, for the generalization loss."""
@@ -74,7 +80,7 @@ class Recipe(Config):
     heldout: Heldout | None = None
     rl_prompts: RlPrompts | None = None
     variants: tuple[Variant, ...] = ()
-    """Without variants, one dataset of everything is written."""
+    """Without variants, one dataset of every problem is written, with one trace of each."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Recipe":

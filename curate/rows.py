@@ -1,7 +1,8 @@
 """Rows on disk: examples as Arrow files that are mapped into memory, so that texts are read only where they are looked at.
 
 A frame of rows holds all columns; its text columns point into the files. A million rows of 2 KB cost the memory of their
-ids and numbers, and the pages that a step touches. Columns `problem_meta`, `meta` and `spans` are JSON.
+ids and numbers, and the pages that a step touches. Columns `problem_meta`, `meta` and `spans` are JSON; `prompt_key` says
+which rows ask one problem, whatever the case and white space of their prompts.
 """
 
 import functools
@@ -14,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from curate.dedup import exact_key
-from curate.examples import Example, Problem, Span, text_id
+from curate.examples import Example, Problem, Span
 from curate.files import atomic_folder, canonical_json, write_through_memory
 from curate.lengths import TokenCounter
 
@@ -74,7 +75,7 @@ def _frame(examples: list[Example], count: TokenCounter) -> pl.DataFrame:
             "meta": [_json(example.meta) for example in examples],
             "spans": [_json([[s.behavior, s.start, s.end] for s in example.spans]) for example in examples],
             "tokens": count.all([example.completion for example in examples]),
-            "prompt_key": [text_id(problem.prompt) for problem in problems],
+            "prompt_key": [exact_key(problem.prompt) for problem in problems],
             "exact_key": [exact_key(f"{example.problem.prompt}\n{example.completion}") for example in examples],
         },
         schema=SCHEMA,

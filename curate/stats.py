@@ -1,9 +1,12 @@
 """What is in a dataset folder, or in any file of traces: rows, lengths, and the behaviours that the texts show."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from curate.check import read_manifest
+from curate.config import check_config
+from curate.errors import UsageError
 from curate.examples import Example, read_examples
 from curate.manifest import length_histogram
 from curate.measure_behaviors import behavior_table
@@ -12,17 +15,24 @@ from curate.sources import Source, load
 SHOWN = ("rows", "tokens", "lengths", "behavior_rates", "drop_reasons", "matched_problem_share", "distance_to_target")
 
 
-def stats(path: Path) -> dict[str, Any]:
+def stats(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Facts of a dataset folder by its manifest, or of a file of traces in any source format; and behaviours as measured.
+
+    Args:
+        overrides: settings of the file as a recipe's source has them: `columns.prompt=instruction`.
 
     Raises:
         InputError: no such folder or file, or rows without traces.
+        UsageError: no such setting, or settings for a folder.
     """
+    if path.is_dir() and overrides:
+        raise UsageError(f"{path}: --set says how a file is read; a dataset folder needs none")
     if not path.is_file():
         manifest = read_manifest(path)
         facts = {key: manifest.get(key) for key in SHOWN}
         return {**facts, "behaviors_measured": behavior_table(read_examples(path / "train.jsonl"))}
-    return _of_traces(list(load(Source(path=path, reference="optional", system="drop"), 0)))
+    read = {"path": path, "reference": "optional", "system": "drop"}
+    return _of_traces(list(load(check_config(read, Source, list(overrides), origin=str(path)), 0)))
 
 
 def _of_traces(examples: list[Example]) -> dict[str, Any]:

@@ -53,9 +53,19 @@ def work_beside(output: Path, identity: Any) -> Iterator[Work]:
             if other.is_dir() and other != mine:
                 shutil.rmtree(other)
         mine.mkdir(exist_ok=True)
+        _sweep(mine)
         try:
             yield Work(mine)
         except Exception:
             shutil.rmtree(folder, ignore_errors=True)
             raise
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a kill left half-written, so that repeated kills do not fill the disk."""
+    for partial in list(folder.rglob(".*.partial")):
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)

@@ -1,9 +1,10 @@
 """Fill a new database of runs: what has not changed is copied from the old one, the rest is read from its files."""
 
 import errno
+import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -28,12 +29,27 @@ FORMAT = 1
 """Raise it when the reading of files changes: then every one is read anew."""
 
 
+SUMMARY = """
+SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM evaluations) AS evaluations,
+       (SELECT count(*) FROM forecast_files) AS forecast_files, (SELECT count(*) FROM checkpoints) AS checkpoints"""
+
+
 @dataclass(frozen=True)
 class Old:
-    """The store that is there: its file, and of each unit in it the signature and the runs."""
+    """The store that is there: its file, what it says of itself, and of each unit in it the signature and the runs."""
 
-    path: Path | None
-    units: Mapping[str, tuple[str, list[str]]]
+    path: Path | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    units: Mapping[str, tuple[str, list[str]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a new database holds, and how many units were read for it; the others were copied."""
+
+    summary: dict[str, Any]
+    runs: set[str]
+    read: int
 
 
 @dataclass(frozen=True)
@@ -50,11 +66,11 @@ def schema_stamp() -> str:
     return content_hash([FORMAT, SCHEMA_SQL.read_text(encoding="utf-8"), OBJECTS, COLUMNS, PER_RUN])
 
 
-def fill(path: Path, units: Iterable[Unit], forecasts: pl.DataFrame, old: Old) -> int:
+def fill(path: Path, units: Sequence[Unit], forecasts: pl.DataFrame, old: Old, stamp: str) -> Filled:
     """Write a new database.
 
-    Returns:
-        How many units were read; the others were copied.
+    Args:
+        stamp: hash of all that it is made from.
 
     Raises:
         InputError: a file is malformed, or sources contradict each other. OSError: the disk is full.
@@ -63,11 +79,12 @@ def fill(path: Path, units: Iterable[Unit], forecasts: pl.DataFrame, old: Old) -
         with duckdb.connect(str(path)) as connection:
             connection.execute(SCHEMA_SQL.read_text(encoding="utf-8"))
             connection.begin()
-            read = _fill(connection, list(units), forecasts, old)
+            read = _fill(connection, units, forecasts, old)
             _comment(connection)
+            summary, runs = _summed_up(connection, stamp)
             connection.commit()
             connection.execute("CHECKPOINT")
-            return read
+            return Filled(summary, runs, read)
     except duckdb.Error as error:
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             if os.strerror(number) in str(error):
@@ -77,7 +94,7 @@ def fill(path: Path, units: Iterable[Unit], forecasts: pl.DataFrame, old: Old) -
         path.with_name(f"{path.name}.wal").unlink(missing_ok=True)  # left behind where the last commit failed
 
 
-def _fill(connection: duckdb.DuckDBPyConnection, units: list[Unit], forecasts: pl.DataFrame, old: Old) -> int:
+def _fill(connection: duckdb.DuckDBPyConnection, units: Sequence[Unit], forecasts: pl.DataFrame, old: Old) -> int:
     same = {
         unit: old.units[str(unit.folder)][1] for unit in units if old.units.get(str(unit.folder), ("", []))[0] == unit.signature
     }
@@ -158,6 +175,16 @@ def _record(connection: duckdb.DuckDBPyConnection, runs: Mapping[Unit, list[str]
     connection.register("incoming", frame.to_arrow())
     connection.execute("INSERT INTO ingested BY NAME SELECT * FROM incoming")
     connection.unregister("incoming")
+
+
+def _summed_up(connection: duckdb.DuckDBPyConnection, stamp: str) -> tuple[dict[str, Any], set[str]]:
+    """Counts of what is there, also kept in the database with what it was made from; and the runs."""
+    summary: dict[str, Any] = connection.sql(SUMMARY).pl().to_dicts()[0]
+    stages = connection.sql("SELECT run_id, stage FROM runs").fetchall()
+    summary["stages"] = dict(sorted(Counter(stage for _, stage in stages).items()))
+    facts = {"schema": schema_stamp(), "stamp": stamp, "summary": json.dumps(summary)}
+    connection.executemany("INSERT INTO ingest_facts VALUES (?, ?)", list(facts.items()))
+    return summary, {run for run, _ in stages}
 
 
 def _comment(connection: duckdb.DuckDBPyConnection) -> None:

@@ -12,7 +12,8 @@ INK, FAINT = "#1b1b1b", "#d9d9d9"
 """Text and axes; grid lines. The page turns both round in dark mode."""
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 """Okabe and Ito's colours, told apart with every kind of colour vision, but yellow, which white paper swallows. Shape says the same."""
-SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left"]
+"""One more than colours: from the seventh value on a colour comes again with another shape."""
 BLUE, RED = PALETTE[:2]
 TITLES = {
     "pass_at_1": "pass@1 after SFT",
@@ -47,7 +48,7 @@ def printed(chart: Any) -> Any:
     return (
         chart.configure(background="white", padding=8)
         .configure_view(stroke=None)
-        .configure_axis(**text, gridColor=FAINT, domainColor=INK, tickColor=INK, titlePadding=8)
+        .configure_axis(**text, gridColor=FAINT, domainColor=INK, tickColor=INK, titlePadding=8, labelFlush=False)
         .configure_legend(**text, orient="bottom", columns=3, labelLimit=220, title=None)
         .configure_header(**text)
         .configure_title(color=INK, fontSize=13, anchor="start", fontWeight="bold", offset=10)
@@ -55,7 +56,7 @@ def printed(chart: Any) -> Any:
 
 
 def coloured(group: str) -> dict[str, Any]:
-    """Colour and shape by a column, saying the same; beyond six values colours repeat with other shapes."""
+    """Colour and shape by a column, saying the same."""
     name = title(group)
     return {
         "color": alt.Color(f"{group}:N", title=name, scale=alt.Scale(range=PALETTE)),
@@ -104,23 +105,26 @@ def pass_curves(curves: pl.DataFrame) -> Any:
     """
     when = alt.Scale(domain=["after RL", "before RL"], range=[BLUE, RED])
     ks = sorted(set(curves["k"]))
-    base = alt.Chart(curves).encode(
+    base = alt.Chart().encode(
         x=alt.X("k:Q", title="k", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=ks, format="d", grid=False)),
         y=alt.Y("value:Q", title="pass@k", axis=alt.Axis(tickCount=5)),
         color=alt.Color("when:N", scale=when, legend=None),
-        tooltip=["group", "when", "k", alt.Tooltip("value", format=".3f")],
+        tooltip=["group:N", "when:N", "k:Q", alt.Tooltip("value:Q", format=".3f")],
     )
     dash = alt.StrokeDash("when:N", scale=alt.Scale(domain=["after RL", "before RL"], range=[[1, 0], [5, 3]]), legend=None)
-    points = base.mark_point(filled=True, size=40).encode(shape=alt.Shape("when:N", legend=None))
-    ends = curves.filter(pl.col("k") == pl.col("k").max().over("group"))
-    label = base.properties(data=ends).mark_text(align="left", dx=6, fontSize=11)
+    points = base.mark_point(filled=True, size=40, opacity=1).encode(shape=alt.Shape("when:N", legend=None))
+    last = base.transform_filter(alt.datum.k == ks[-1])
     words = [
-        label.transform_filter(alt.datum.when == name).mark_text(align="left", dx=6, dy=dy, fontSize=11).encode(text="short:N")
-        for name, dy in (("after RL", -5), ("before RL", 6))
+        last.transform_filter(alt.datum.when == name)
+        .mark_text(align="left", dx=6, dy=dy, fontSize=11)
+        .encode(text=alt.value(word))
+        for name, word, dy in (("after RL", "after", -5), ("before RL", "before", 6))
     ]
     layers = alt.layer(base.mark_line().encode(strokeDash=dash), points, *words)
-    layers = layers.transform_calculate(short="split(datum.when, ' ')[0]").properties(width=150, height=150)
-    return layers.facet(facet=alt.Facet("group:N", title=None), columns=3).properties(title="pass@k before and after RL")
+    panels = layers.properties(width=150, height=150).facet(
+        facet=alt.Facet("group:N", title=None), data=curves, columns=3, bounds="flush", spacing={"row": 62, "column": 62}
+    )
+    return panels.properties(title="pass@k before and after RL")
 
 
 def forecast_against_result(rows: pl.DataFrame) -> Any:
@@ -134,16 +138,18 @@ def forecast_against_result(rows: pl.DataFrame) -> Any:
         named = named.with_columns(pl.format("{} ({})", "name", pl.col("created_at").str.slice(0, 16).str.replace("T", " ")))
     outcome = rows["outcome"][0] if len(rows) and rows["outcome"][0] else OUTCOME
     order = named.sort("point", descending=True)["name"].to_list()
-    base = alt.Chart(named).encode(
-        y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=300, grid=True), sort=order)
-    )
+    base = alt.Chart(named).encode(y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=300, grid=True), sort=order))
     level = alt.Scale(zero=False)
-    bars = base.mark_rule(color=BLUE).encode(x=alt.X("low:Q", title=title(outcome), scale=level), x2="high:Q")
+    bars = base.mark_rule(color=BLUE).encode(
+        x=alt.X("low:Q", title=title(outcome), scale=level, axis=alt.Axis(tickCount=6)), x2="high:Q"
+    )
     inner = base.mark_rule(color=BLUE, strokeWidth=5).encode(x="low_50:Q", x2="high_50:Q")
     columns = ["name", *(alt.Tooltip(c, format=".3f") for c in ("point", "low", "high", "measured"))]
-    point = base.mark_point(filled=True, size=80, color=BLUE, stroke=INK, strokeWidth=0.4).encode(x="point:Q", tooltip=columns)
+    point = base.mark_point(filled=True, size=80, opacity=1, color=BLUE, stroke=INK, strokeWidth=0.4).encode(
+        x="point:Q", tooltip=columns
+    )
     measured = base.transform_filter("isValid(datum.measured)").mark_point(
-        shape="diamond", filled=True, size=110, color=RED, stroke=INK, strokeWidth=0.4
+        shape="diamond", filled=True, size=110, opacity=1, color=RED, stroke=INK, strokeWidth=0.4
     )
     caption = "forecast (circle; 50 and 90 % interval) and result of RL (diamond)"
     layers = bars + inner + point + measured.encode(x="measured:Q", tooltip=columns)

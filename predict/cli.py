@@ -314,10 +314,9 @@ def samples(
 @app.command()
 def forecasts(home: Home = None, as_json: AsJson = False) -> None:
     """What was forecast, and what happened."""
-    from predict import store
-    from predict.report import forecast_table, reading
+    from predict.results import forecast_rows, forecast_table, reading
 
-    rows = store.query(_workspace(home), "SELECT * FROM forecasts ORDER BY created_at, point DESC")
+    rows = forecast_rows(_workspace(home))
 
     def text() -> None:
         if len(rows):
@@ -338,12 +337,19 @@ def report(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write tables and figures as one HTML page."""
+    """Write figures (SVG, PNG, CSV) and one HTML page that reads them; docs/report.md."""
     from predict import report as module
 
     target = output or _workspace(home) / "report"
     facts = module.write(_workspace(home), target, force=force or output is None, rl_recipe=rl_recipe, seed=seed)
-    finish(facts, as_json=as_json, text=lambda: print(f"report on {facts['runs']} RL runs: {facts['output']}"))
+
+    def text() -> None:
+        print(f"report on {facts['runs']} RL runs, {len(facts['figures'])} figures: {facts['output']}")
+        for section, reasons in facts["missing"].items():
+            for reason in reasons:
+                print(f"missing in {section}: {reason}")
+
+    finish(facts, as_json=as_json, text=text)
 
 
 def main() -> None:

@@ -120,8 +120,9 @@ class Fit:
         return interval_figures(self.y, *found[0]) if found else None
 
     def r2(self) -> Interval:
-        """R^2 on left-out clusters with its delete-a-block jackknife interval, every fold refitted."""
-        return jackknife(self.by_cluster.r2(self.y), self.r2_without_blocks, len(self.sample.clusters))
+        """R^2 on left-out clusters with its delete-a-block jackknife interval, every fold refitted; it ends at 1, as R^2 does."""
+        found = jackknife(self.by_cluster.r2(self.y), self.r2_without_blocks, len(self.sample.clusters))
+        return found if found.high is None else Interval(found.value, found.low, min(found.high, 1.0))
 
 
 def figures(fit: Fit, baseline: Fit, adjusted: float | None, directions: Mapping[str, Direction] | None) -> Score:

@@ -7,10 +7,7 @@ from curate.files import atomic_folder, write_text
 from predict.features import OUTCOME, load
 from predict.page import Figure, page
 from predict.rendering import inline, png, svg
-from predict.results import forecast_table, reading
 from predict.sections import Material, sections
-
-__all__ = ["forecast_table", "reading", "write"]
 
 
 def write(home: Path, output: Path, *, force: bool = False, rl_recipe: str | None = None, seed: int = 0) -> dict[str, Any]:
@@ -57,6 +54,6 @@ def _facts(material: Material) -> str:
     recipes = ", ".join(measured["rl_recipe"].drop_nulls().unique().sort())
     runs = int(measured["n_rl_seeds"].sum())
     return (
-        f"{len(material.runs)} SFT checkpoints of {bases} base models; {len(measured)} of them have an RL outcome ({runs} RL runs"
+        f"{len(material.runs)} SFT checkpoints of {bases} base model{'s' if bases != 1 else ''}; {len(measured)} of them have an RL outcome ({runs} RL runs"
         f"{f', RL recipe {recipes}' if recipes else ''}; {material.runs[OUTCOME].null_count()} wait for RL); {len(material.forecasts)} forecasts on record."
     )

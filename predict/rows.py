@@ -137,7 +137,9 @@ def check(table: str, frame: pl.DataFrame, place: Callable[[str], str]) -> None:
 def _rules(table: str) -> list[tuple[str, Sequence[str], pl.Expr]]:
     """(what is expected, columns to show, which rows are wrong)."""
     required = REQUIRED[table]
-    rules: list[tuple[str, Sequence[str], pl.Expr]] = [(f"{name} to be there", (name,), pl.col(name).is_null()) for name in required]
+    rules: list[tuple[str, Sequence[str], pl.Expr]] = [
+        (f"{name} to be there", (name,), pl.col(name).is_null()) for name in required
+    ]
     for name, kind in SCHEMAS[table].items():
         if kind is REAL:
             rules.append((f"{name} to be finite", (name,), ~pl.col(name).is_finite()))

@@ -144,8 +144,12 @@ def best_predictor(
 
 
 def available(runs: pl.DataFrame, outcome: str = OUTCOME) -> list[Predictor]:
-    """The default predictors whose columns hold values on nine tenths of the rows with an outcome: none may cost all others their rows."""
+    """The default predictors that the rows with an outcome allow: none may cost all others their rows, or the whole score.
+
+    Its columns hold values on nine tenths of the rows, and of several columns there are three more rows than columns.
+    """
     known = runs.filter(pl.col(outcome).is_not_null()) if outcome in runs.columns else runs
     most = 0.1 * len(known)
     filled = {name for name in runs.columns if known[name].null_count() <= most and known[name].null_count() < len(known)}
-    return [predictor for predictor in map(parse, DEFAULTS) if set(predictor.features) <= filled]
+    fitting = [p for p in map(parse, DEFAULTS) if len(p.features) <= max(1, len(known) - 3)]
+    return [predictor for predictor in fitting if set(predictor.features) <= filled]

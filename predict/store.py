@@ -17,7 +17,7 @@ import polars as pl
 from curate.errors import InputError, UsageError
 from curate.files import atomic_file, content_hash, read_json, write_json
 from predict import building, packed, sources
-from predict.building import Old
+from predict.building import Filled, Old
 from predict.locking import locked
 from predict.rows import SCHEMAS, typed
 from predict.sources import Unit
@@ -34,9 +34,6 @@ LIMITS: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "4GB",
     "max_temp_directory_size": "0B",
 }
-SUMMARY = """
-SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM evaluations) AS evaluations,
-       (SELECT count(*) FROM forecast_files) AS forecast_files, (SELECT count(*) FROM checkpoints) AS checkpoints"""
 
 
 def database(home: Path) -> Path:
@@ -75,29 +72,28 @@ def _ingest(home: Path, recorded: list[Path]) -> dict[str, Any]:
     found = sources.find(home, recorded)
     files = sorted((home / "forecasts").glob("*.json"))
     stamp = content_hash([building.schema_stamp(), [[str(u.folder), u.signature] for u in found.units.values()], _stamps(files)])
-    facts = _facts(home)
+    old, runs = _old(home)
     extra = {"without_run_json": [str(folder) for folder in found.without_run]}
-    if facts.get("stamp") == stamp:
+    if old.facts.get("stamp") == stamp:
         _record(home, recorded)
-        return {**json.loads(facts["summary"]), "new_runs": 0, "read": 0, "unchanged": len(found.units), **extra}
+        return {**json.loads(old.facts["summary"]), "new_runs": 0, "read": 0, "unchanged": len(found.units), **extra}
     forecasts = pl.DataFrame([_forecast(file) for file in files], schema=SCHEMAS["forecast_files"], orient="row")
-    before = _run_ids(home)
     with atomic_file(database(home)) as partial:
-        read = _filled(partial, list(found.units.values()), forecasts, _old(home, facts))
-        summary, ids = _summed_up(partial, stamp)
+        filled = _filled(partial, list(found.units.values()), forecasts, old, stamp)
         _record(home, recorded)  # before the rename: after a kill in between, the next ingest reads what was added
-    return {**summary, "new_runs": len(ids - before), "read": read, "unchanged": len(found.units) - read, **extra}
+    counts = {"new_runs": len(filled.runs - runs), "read": filled.read, "unchanged": len(found.units) - filled.read}
+    return {**filled.summary, **counts, **extra}
 
 
-def _filled(partial: Path, units: list[Unit], forecasts: pl.DataFrame, old: Old) -> int:
+def _filled(partial: Path, units: list[Unit], forecasts: pl.DataFrame, old: Old, stamp: str) -> Filled:
     """Fill the new database, from files alone if the old one turns out to be damaged."""
     try:
-        return building.fill(partial, units, forecasts, old)
+        return building.fill(partial, units, forecasts, old, stamp)
     except duckdb.Error:
         if not old.units:
             raise
         partial.unlink()
-        return building.fill(partial, units, forecasts, Old(None, {}))
+        return building.fill(partial, units, forecasts, Old(), stamp)
 
 
 def _record(home: Path, recorded: list[Path]) -> None:
@@ -115,40 +111,20 @@ def _forecast(file: Path) -> dict[str, Any]:
     return typed("forecast_files", {**document, "document": json.dumps(document)}, str(file))
 
 
-def _facts(home: Path) -> dict[str, str]:
-    """What the old store says of itself; nothing if it cannot be read: it is about to be rebuilt."""
+def _old(home: Path) -> tuple[Old, set[str]]:
+    """What can be copied from the store that is there, and its runs; nothing if it cannot be read: it is about to be rebuilt."""
     try:
-        return dict(query(home, "SELECT name, value FROM ingest_facts").iter_rows())
-    except (InputError, UsageError):
-        return {}
-
-
-def _run_ids(home: Path) -> set[str]:
-    try:
-        return set(query(home, "SELECT run_id FROM runs")["run_id"])
-    except (InputError, UsageError):
-        return set()
-
-
-def _old(home: Path, facts: dict[str, str]) -> Old:
-    """The units of the old store, if it was made by this release."""
-    if facts.get("schema") != building.schema_stamp():
-        return Old(None, {})
-    units: dict[str, tuple[str, list[str]]] = {}
-    for folder, signature, run in query(home, "SELECT folder, signature, run_id FROM ingested").iter_rows():
-        units.setdefault(folder, (signature, []))[1].append(run)
-    return Old(database(home), units)
-
-
-def _summed_up(path: Path, stamp: str) -> tuple[dict[str, Any], set[str]]:
-    """Write into a new database what it holds and what it was made from."""
-    with duckdb.connect(str(path)) as connection:
-        summary: dict[str, Any] = connection.sql(SUMMARY).pl().to_dicts()[0]
-        stages = connection.sql("SELECT stage, count(*) FROM runs GROUP BY stage ORDER BY stage").fetchall()
-        summary["stages"] = dict(stages)
-        rows = {"schema": building.schema_stamp(), "stamp": stamp, "summary": json.dumps(summary)}
-        connection.executemany("INSERT INTO ingest_facts VALUES (?, ?)", list(rows.items()))
-        return summary, {run for (run,) in connection.sql("SELECT run_id FROM runs").fetchall()}
+        with _opened(home) as connection:
+            runs = {run for (run,) in connection.sql("SELECT run_id FROM runs").fetchall()}
+            facts = dict(connection.sql("SELECT name, value FROM ingest_facts").fetchall())
+            if facts["schema"] != building.schema_stamp():
+                return Old(), runs
+            units: dict[str, tuple[str, list[str]]] = {}
+            for folder, signature, run in connection.sql("SELECT folder, signature, run_id FROM ingested").fetchall():
+                units.setdefault(folder, (signature, []))[1].append(run)
+            return Old(database(home), facts, units), runs
+    except (InputError, KeyError, duckdb.Error):
+        return Old(), set()
 
 
 def query(home: Path, sql: str, *, seconds: float = SECONDS) -> pl.DataFrame:

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curate.build import build
+from curate.check import check_dataset
 from curate.config import check_config
-from curate.errors import CheckFailed, InputError, UsageError
+from curate.errors import CheckFailed, InputError, OutputExists, UsageError
 from curate.manifest import check_replayed, recipe_of
 from curate.recipe import Recipe, load_recipe
 from curate.work import work_beside
@@ -227,6 +228,114 @@ def test_repeats_benchmarks_and_conflicts_go_with_their_reasons(tmp_path):
     evidence = pl.read_parquet(tmp_path / "out/contamination.parquet").filter("drop")
     assert sorted(evidence["id"]) == sorted(reasons["contaminated_ngram"]["id"])
     assert manifest(tmp_path / "out")["contamination"][0]["dropped"] == 2
+
+
+def prompts_of(folder: Path, part: str) -> set[str]:
+    """The prompts of one set, folded."""
+    column = "prompt" if part == "rl" else "messages"
+    texts = pl.read_parquet(folder / f"{part}.parquet")[column].list.first().struct["content"]
+    return {" ".join(text.lower().split()) for text in texts}
+
+
+def test_prompts_that_differ_in_case_and_white_space_are_one_problem(tmp_path):
+    clean = rows(30)
+    shouted = [{"question": f"  {row['question'].upper()}\n", "answer": "Well. " + row["answer"]} for row in clean]
+    written(tmp_path / "rows.jsonl", clean + shouted)
+    build(recipe(tmp_path, heldout={"examples": 10}, rl_prompts={"examples": 10}), tmp_path / "out")
+    sets = [prompts_of(tmp_path / "out", part) for part in ("train", "heldout", "rl")]
+    assert [len(held) for held in sets] == [10, 10, 10]
+    assert len(set.union(*sets)) == 30
+    check_dataset(tmp_path / "out")
+
+
+def test_a_few_second_traces_do_not_turn_a_short_mix_into_a_random_one(tmp_path):
+    clean = rows(60)
+    second = {**clean[0], "answer": "Slowly now. " * 20 + clean[0]["answer"]}
+    written(tmp_path / "rows.jsonl", [*clean, second])
+    build(recipe(tmp_path, variants=[{"name": "s", "select": {"length": "short"}, "budget": {"examples": 15}}]), tmp_path / "out")
+    shortest = sorted(len(row["answer"].split()) for row in clean)[:15]
+    assert manifest(tmp_path / "out/s")["tokens"]["train"] == sum(shortest)
+    assert manifest(tmp_path / "out/s")["length_confounded_with_difficulty"] is True
+
+
+@pytest.mark.parametrize("part", ["pool", "heldout", "rl_prompts"])
+def test_an_id_that_names_two_rows_is_refused(tmp_path, part):
+    named = [{**row, "id": f"i{number // 2}"} for number, row in enumerate(rows(8))]
+    written(tmp_path / "twice.jsonl", named)
+    written(tmp_path / "rows.jsonl", [{**row, "id": "same"} for row in rows(1)] * 2 + rows(20, seed=1))
+    source = {"path": str(tmp_path / "twice.jsonl")}
+    own = {"sources": [source]} if part == "pool" else {part: {"examples": 2, "sources": [source]}}
+    with pytest.raises(InputError, match=r"id 'i0' names 2 rows that differ \(4 such ids in all\).*columns: \{id: NAME\}"):
+        build(recipe(tmp_path, **own), tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+    by_content = {"sources": [{**source, "columns": {"id": "none"}}]}
+    build(recipe(tmp_path, **by_content), tmp_path / "out")
+    assert manifest(tmp_path / "out")["rows"]["train"] == 8
+
+
+@pytest.mark.parametrize("mix", ["short", "long", "varying", "uniform"])
+def test_a_token_budget_counts_the_injected_traces(tmp_path, mix):
+    written(tmp_path / "rows.jsonl", rows(600))
+    variant = {"name": "v", "select": {"length": mix}, "budget": {"tokens": 4000}, "inject": {"filler": 0.9}}
+    build(recipe(tmp_path, variants=[variant]), tmp_path / "out")
+    lines = (tmp_path / "out/v/train.jsonl").read_text().splitlines()
+    words = sum(len(json.loads(line)["messages"][1]["content"].split()) for line in lines)
+    made = manifest(tmp_path / "out/v")
+    assert abs(words - 4000) <= 40
+    assert made["tokens"]["train"] == words > made["tokens"]["selected"]
+    with pytest.raises(CheckFailed, match="a budget of 1000000 tokens cannot be met within 1 %: [0-9]+ are reachable"):
+        build(recipe(tmp_path, variants=[{**variant, "budget": {"tokens": 1_000_000}}]), tmp_path / "more")
+
+
+def test_a_set_with_nothing_left_to_train_on_is_refused(tmp_path):
+    written(tmp_path / "rows.jsonl", rows(20))
+    with pytest.raises(CheckFailed, match="no example is left to train on"):
+        build(recipe(tmp_path, rl_prompts={"examples": 20}), tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_heldout_questions_may_be_permuted_and_stay_held_out(tmp_path):
+    parts = {"sources": [{"task": "word_graph", "size": 40}], "heldout": {"examples": 8}}
+    variant = {"name": "v", "inject": {"method": "permute_premises", "copies": 3}}
+    summary = build(recipe(tmp_path, **parts, variants=[variant]), tmp_path / "out")
+    counts = check_dataset(tmp_path / "out/v")
+    assert summary["variants"]["v"]["examples"] == counts["train"] > 32
+
+
+def test_heldout_examples_need_not_take_an_injection(tmp_path):
+    """A held-out set of two may have no other order of steps although the training set has some."""
+    one_order = {"question": "Ann has 2 eggs and gets 3. How many?", "answer": "She has 2 + 3 = <<2+3=5>>5.\n#### 5"}
+    written(tmp_path / "held.jsonl", [one_order])
+    free = (
+        "The red cost 2 * 3 = <<2*3=6>>6. {}\nThe blue cost 4 * 5 = <<4*5=20>>20.\nIn all it is 6 + 20 = <<6+20=26>>26.\n#### 26"
+    )
+    question = "Case {}: 2 red pens cost 3 each and 4 blue pens cost 5 each. What is the sum?"
+    written(tmp_path / "rows.jsonl", [{"question": question.format(n), "answer": free.format(n)} for n in range(6)])
+    parts = {"heldout": {"examples": 1, "sources": [{"path": str(tmp_path / "held.jsonl")}]}}
+    build(recipe(tmp_path, **parts, variants=[{"name": "v", "inject": {"method": "chain"}}]), tmp_path / "out")
+    assert manifest(tmp_path / "out/v")["injection"]["injected"] == 6
+
+
+def test_force_replaces_datasets_and_nothing_else(tmp_path):
+    written(tmp_path / "rows.jsonl", rows(10))
+    (tmp_path / "home/thesis").mkdir(parents=True)
+    for _ in range(2):
+        build(recipe(tmp_path), tmp_path / "out", force=True)
+    with pytest.raises(OutputExists, match="holds no datasets"):
+        build(recipe(tmp_path), tmp_path / "home", force=True)
+    assert (tmp_path / "home/thesis").is_dir()
+    with pytest.raises(UsageError, match="expected the name of a new folder"):
+        build(recipe(tmp_path), Path(), force=True)
+
+
+def test_what_a_kill_left_half_written_is_swept_away(tmp_path):
+    with pytest.raises(KeyboardInterrupt), work_beside(tmp_path / "out", "one") as work:
+        (work.folder / ".read-pool-0.1234.partial").mkdir()
+        (work.folder / "out/a").mkdir(parents=True)
+        (work.folder / "out/.b.1234.partial").write_text("half")
+        raise KeyboardInterrupt
+    with work_beside(tmp_path / "out", "one") as work:
+        assert sorted(path.name for path in work.folder.rglob("*")) == ["a", "out"]
 
 
 @pytest.mark.slow

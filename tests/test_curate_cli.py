@@ -162,6 +162,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(curate, setting, s
         ("variants=[{name: v, inject: {analysis: [0.1, .inf]}}]", "analysis"),
         ("variants=[{name: v, inject: {verification: 1.01}}]", "verification"),
         ("variants=[{name: v, budget: {tokens: 9, examples: 9}}]", "tokens or examples"),
+        ("filters={min_tokens: 100, max_tokens: 10}", "min_tokens is above max_tokens"),
         ("variants=[{name: v}, {name: v}]", "'v' appears twice"),
         ("variants=[{name: ../escape}]", "name"),
         ("no equals sign", "key=value"),
@@ -318,6 +319,7 @@ def test_a_full_disk_is_one_clear_message_and_leaves_the_disk_as_it_was(tmp_path
     with small_disk(tmp_path / "disk", kilobytes) as disk:
         (disk / "old").mkdir()
         (disk / "old/kept.txt").write_text("kept")
+        (disk / "old/manifest.json").write_text("{}")
         before = snapshot(disk)
         command = [CURATE, "build", "recipe.yaml", "-o", "disk/old", "--force", "--json"]
         end = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -432,6 +434,22 @@ def test_check_and_stats_count_what_is_there(curate, dataset):
     assert shown["tokens"]["train"] == sum(len(row["messages"][1]["content"].split()) for row in rows)
     recorded = [row for row in shown["behaviors_measured"] if row["recorded"]]
     assert recorded and all((row["precision"], row["recall"]) == (1.0, 1.0) for row in recorded)
+
+
+def test_stats_reads_a_file_of_other_names_by_a_sources_settings(curate, dataset):
+    Path("foreign.json").write_text(json.dumps([{"instruction": "What is 1 + 2?", "response": "Let me check: 1 + 2 = 3."}] * 3))
+    names = ("--set", "columns.prompt=instruction", "--set", "columns.completion=response")
+    shown = one_document(curate("stats", "foreign.json", *names, "--json").out)
+    assert shown["rows"] == {"read": 3, "problems": 1} and shown["tokens"] == {"words": 27}
+    assert "expected the fields" in curate("stats", "foreign.json").err
+    assert "did you mean 'columns'" in curate("stats", "foreign.json", "--set", "column.prompt=x").err
+    assert curate("stats", str(dataset / "plain"), *names).code == 2
+
+
+def test_a_folder_in_place_of_a_manifest_is_an_input_error(curate, dataset):
+    end = curate("build", "--from", str(dataset), "-o", "again")
+    assert end.code == 3
+    assert "expected a JSON file, came a folder" in end.err
 
 
 @pytest.mark.parametrize("command", ["check", "stats"])

@@ -28,7 +28,7 @@ from predict.scoring import best_predictor
 SCORE_KEYS = (
     "name, features, n, spearman, pearson_squared, r2_in_sample, r2_half, r2_loo, spearman_loo, r2_logo, r2_logo_grand, "
     "spearman_logo, spearman_within, mae_loo, pairwise_accuracy, top1_regret, coverage_90, versus_baseline, wrong_signed, notes, "
-    "kendall, spearman_fisher, spearman_crossed, r2_within, r2_between, interval_score_90, regret"
+    "kendall, spearman_fisher, spearman_crossed, r2_within, r2_between, interval_score_90, regret, r2_held_out"
 )
 REPORT_KEYS = "n, n_runs, n_groups, outcome, group, folds, predictors, notes, sst, strata, ceiling, proposed_groups, collapsed"
 NAMED = ["weak", "mean", "signal", "signal+weak"]

@@ -69,6 +69,15 @@ def test_short_and_long_take_the_ends_of_the_same_problems_where_there_are_sever
     assert chosen["short+long"]["tokens"][1::2].to_list() == chosen["long"]["tokens"][1::2].to_list()
 
 
+def test_lengths_vary_at_equal_problems_where_most_have_several_traces():
+    assert has_several_traces(rows([[5, 9], [4, 8], [7]]))
+    assert not has_several_traces(rows([[5, 9], [4], [7]]))
+    assert not has_several_traces(rows([[5, 9], [7]]))
+    mostly_one = rows([[50, 90], [4], [7], [20]])
+    assert select(mostly_one, Select(length="short"), Budget(), 0)["tokens"].to_list() == [4, 7, 20, 50]
+    assert select(mostly_one, Select(length="long"), Budget(), 0)["tokens"].to_list() == [90, 20, 7, 4]
+
+
 def test_short_and_long_by_turns_where_each_problem_has_one_trace():
     pool = rows([[tokens] for tokens in (7, 1, 6, 3, 5, 2, 4)])
     assert not has_several_traces(pool)

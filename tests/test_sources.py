@@ -388,7 +388,7 @@ def test_embedded_tasks_are_drawn_as_they_are_and_their_rows_keep_their_ids_as_p
 
 def test_a_task_that_is_not_embedded_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(UsageError, match=r"expected arithmetic or word_graph.*pip install reasoning-gym"):
+    with pytest.raises(UsageError, match=r"expected arithmetic or word_graph.*pip install 'forerun\[tasks\]'"):
         list(load(Source(task="chain_sum", size=3), seed=0))
 
 

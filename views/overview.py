@@ -4,7 +4,7 @@ import polars as pl
 import streamlit as st
 
 from curate.errors import ForerunError
-from predict import charts, report
+from predict import charts, results
 from views import data
 
 st.title("Where RL takes a checkpoint")
@@ -20,10 +20,10 @@ right.metric("forecasts written", len(forecasts))
 
 if len(forecasts):
     st.subheader("Forecast beside result")
-    st.write(report.reading(forecasts))
-    st.altair_chart(charts.forecast_against_result(forecasts), alt=report.reading(forecasts))
+    st.write(results.reading(forecasts))
+    st.altair_chart(charts.forecast_against_result(forecasts), alt=results.reading(forecasts))
     with st.expander("The table"):
-        st.dataframe(report.forecast_table(forecasts), hide_index=True)
+        st.dataframe(results.forecast_table(forecasts), hide_index=True)
 
 st.subheader("What foretells the outcome?")
 signals = [name for name in charts.SIGNALS if name in measured.columns and measured[name].null_count() < len(measured)]
