@@ -94,21 +94,8 @@ def _read(part: str, wanted: tuple[Source, ...], seed: int, count: TokenCounter,
         if not folder.exists():
             rows.store_rows(load(source, seed), count, folder)
     read = rows.map_rows(folders)
-    _check_ids(read)
+    rows.check_ids(read)
     return read
-
-
-def _check_ids(read: pl.DataFrame) -> None:
-    """An id names one row in the ledger and seeds its draws; rows that are equal may share theirs."""
-    shared = read.filter(pl.col("id").is_duplicated()).group_by("id").agg(texts=pl.struct("prompt", "completion").n_unique())
-    clashing = shared.filter(pl.col("texts") > 1).sort("id")
-    if len(clashing):
-        name, texts = clashing.select("id", "texts").row(0)
-        raise InputError(
-            f"id {name!r:.80} names {texts} rows that differ ({len(clashing)} such ids in all); expected ids that are unique: name "
-            "a column of such by `columns: {id: NAME}` (one that no row has: ids come from the content), and where the ids are "
-            "numbers, give each source a `name` of its own"
-        )
 
 
 def _problem_rows(source: Source, seed: int) -> Iterator[Example]:

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from curate.dedup import exact_key
+from curate.errors import InputError
 from curate.examples import Example, Problem, Span
 from curate.files import atomic_folder, canonical_json, write_through_memory
 from curate.lengths import TokenCounter
@@ -59,6 +60,23 @@ def map_rows(folders: Sequence[Path]) -> pl.DataFrame:
     tables = [pa.ipc.open_file(pa.memory_map(str(file))).read_all() for file in files]
     frames = [pl.DataFrame(schema=SCHEMA), *(pl.DataFrame(pl.from_arrow(table, rechunk=False)) for table in tables)]
     return pl.concat(frames, rechunk=False).with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64))
+
+
+def check_ids(rows: pl.DataFrame) -> None:
+    """An id names one row in the ledger and seeds its draws; rows that are equal may share theirs.
+
+    Raises:
+        InputError: rows that differ have the same id.
+    """
+    shared = rows.filter(pl.col("id").is_duplicated()).group_by("id").agg(texts=pl.struct("prompt", "completion").n_unique())
+    clashing = shared.filter(pl.col("texts") > 1).sort("id")
+    if len(clashing):
+        name, texts = clashing.select("id", "texts").row(0)
+        raise InputError(
+            f"id {name!r:.80} names {texts} rows that differ ({len(clashing)} such ids in all); expected ids that are unique: name "
+            "a column of such by `columns: {id: NAME}` (one that no row has: ids come from the content), and where the ids are "
+            "numbers, give each source a `name` of its own"
+        )
 
 
 def _frame(examples: list[Example], count: TokenCounter) -> pl.DataFrame:

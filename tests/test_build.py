@@ -283,7 +283,7 @@ def test_a_token_budget_counts_the_injected_traces(tmp_path, mix):
     made = manifest(tmp_path / "out/v")
     assert abs(words - 4000) <= 40
     assert made["tokens"]["train"] == words > made["tokens"]["selected"]
-    with pytest.raises(CheckFailed, match="a budget of 1000000 tokens cannot be met within 1 %: [0-9]+ are reachable"):
+    with pytest.raises(CheckFailed, match=r"a budget of 1000000 tokens cannot be met within 1 %: [0-9]+ are reachable"):
         build(recipe(tmp_path, variants=[{**variant, "budget": {"tokens": 1_000_000}}]), tmp_path / "more")
 
 

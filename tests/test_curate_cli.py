@@ -440,7 +440,7 @@ def test_stats_reads_a_file_of_other_names_by_a_sources_settings(curate, dataset
     Path("foreign.json").write_text(json.dumps([{"instruction": "What is 1 + 2?", "response": "Let me check: 1 + 2 = 3."}] * 3))
     names = ("--set", "columns.prompt=instruction", "--set", "columns.completion=response")
     shown = one_document(curate("stats", "foreign.json", *names, "--json").out)
-    assert shown["rows"] == {"read": 3, "problems": 1} and shown["tokens"] == {"words": 27}
+    assert shown["rows"] == {"read": 3, "problems": 1} and shown["tokens"] == {"words": 24}
     assert "expected the fields" in curate("stats", "foreign.json").err
     assert "did you mean 'columns'" in curate("stats", "foreign.json", "--set", "column.prompt=x").err
     assert curate("stats", str(dataset / "plain"), *names).code == 2
