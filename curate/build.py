@@ -180,7 +180,7 @@ def _injected(
 def _ledger(pool: Pool, made: Chosen) -> pl.DataFrame:
     """The shared drops, then what this variant's selection left."""
     left = pool.examples.join(made.train, on="row", how="anti", maintain_order="left")
-    taken = made.train.select("prompt_key", partner_id="id")
+    taken = made.train.select("prompt_key", partner_id="id").unique("prompt_key", keep="first", maintain_order=True)
     left = left.join(taken, on="prompt_key", how="left", maintain_order="left")
     other = pl.when(pl.col("partner_id").is_null()).then(pl.lit("over_budget")).otherwise(pl.lit("other_trace_selected"))
     left = left.with_columns(step=pl.lit("select"), reason=other).select(LEDGER.names()).cast(LEDGER)

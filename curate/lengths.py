@@ -29,11 +29,15 @@ class Select(Config):
     """Which trace, or which rows, by length."""
 
     length: LengthMix = "varying"
+    traces: Literal["one", "all"] = "one"
+    """How many traces of a problem: `all` keeps those of rejection sampling together, problem by problem."""
     quantiles: dict[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0)]] = {}
     """With `quantiles`: completion tokens at shares of the set, `{0: 40, 0.5: 120, 1: 600}`; straight lines between."""
 
     @model_validator(mode="after")
     def _a_quantile_function(self) -> "Select":
+        if self.traces == "all" and self.length != "varying":
+            raise ValueError(f"`length: {self.length}` chooses one trace of each problem: `traces: all` goes with `varying`")
         lengths = [self.quantiles[share] for share in sorted(self.quantiles)]
         if (self.length == "quantiles") != bool(self.quantiles):
             raise ValueError("`length: quantiles` and `quantiles: {share: tokens}` go together")
@@ -109,7 +113,7 @@ def has_several_traces(rows: pl.DataFrame) -> bool:
 
 
 def select(rows: pl.DataFrame, wanted: Select, budget: Budget, seed: int) -> pl.DataFrame:
-    """The rows of one variant, one a problem, in the order in which the budget took them.
+    """The rows of one variant, in the order in which the budget took them; one a problem, unless all traces are wanted.
 
     Args:
         rows: id, prompt, prompt_key, tokens.
@@ -117,6 +121,9 @@ def select(rows: pl.DataFrame, wanted: Select, budget: Budget, seed: int) -> pl.
     Raises:
         CheckFailed: the rows cannot meet the budget; the message says what was reachable.
     """
+    if wanted.traces == "all":
+        keys = {"problem": shuffle_keys(seed, rows["prompt_key"]), "trace": shuffle_keys(seed, rows["id"])}
+        return within_budget(rows.with_columns(**keys).sort("problem", "trace").drop("problem", "trace"), budget)
     if wanted.length in _RANKED:
         return within_budget(one_trace_each(rows, wanted.length, seed), budget)
     if wanted.length == "short+long":

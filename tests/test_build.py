@@ -170,6 +170,22 @@ def test_steps_of_another_recipe_are_not_taken_over(big):
     assert tree(big / "out") == tree(big / "clean")
 
 
+def test_all_traces_of_a_problem_may_be_kept_and_every_row_is_accounted_for(tmp_path):
+    clean = rows(12)
+    second = [{**row, "answer": "Once more. " + row["answer"]} for row in clean]
+    written(tmp_path / "rows.jsonl", clean + second)
+    variants = [
+        {"name": "all", "select": {"traces": "all"}},
+        {"name": "some", "select": {"traces": "all"}, "budget": {"examples": 7}},
+    ]
+    build(recipe(tmp_path, heldout={"examples": 2}, variants=variants), tmp_path / "out")
+    for name, size in (("all", 20), ("some", 7)):
+        counts = {
+            part: pl.read_parquet(tmp_path / f"out/{name}/{part}.parquet").height for part in ("train", "heldout", "ledger")
+        }
+        assert counts["train"] == size and sum(counts.values()) == 24
+
+
 def test_two_builds_of_one_output_do_not_meet(big):
     with work_beside(big / "out", "one"), pytest.raises(UsageError, match="another build is writing"):
         build(load_recipe(big / "recipe.yaml"), big / "out")

@@ -1,5 +1,6 @@
 """Selection by length: each mix against its definition, budgets, and the target distributions it aims at."""
 
+import itertools
 import random
 
 import numpy as np
@@ -114,6 +115,17 @@ def test_several_traces_let_the_same_problems_follow_another_distribution():
     assert len(chosen) == 300
     assert sorted(chosen["tokens"].unique()) == [20, 180]
     assert (chosen["tokens"] == 20).sum() == pytest.approx(150, abs=3)
+
+
+def test_all_traces_of_a_problem_stay_together():
+    pool = rows([[5, 9, 7], [30, 10], [4], [100, 20, 50, 60]])
+    chosen = select(pool, Select(traces="all"), Budget(), 0)
+    assert sorted(chosen["id"]) == sorted(pool["id"])
+    problems = chosen["prompt"].to_list()
+    assert sum(one != other for one, other in itertools.pairwise(problems)) == 3
+    assert len(select(pool, Select(traces="all"), Budget(examples=5), 0)) == 5
+    with pytest.raises(ValueError, match="goes with `varying`"):
+        Select(length="short", traces="all")
 
 
 def test_another_seed_takes_other_rows_of_the_same_distribution():
