@@ -306,6 +306,7 @@ OTHER_GRPO = {
     "warmup_steps": 1,
     "temperature": 0.9,
     "max_tokens": 61,
+    "reward": "random",
     "loss_type": "grpo",
     "scale_rewards": "none",
     "mixed_groups_only": False,
