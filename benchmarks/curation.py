@@ -54,7 +54,7 @@ def by_modules(rows_file: Path, data: Path, work: Path) -> dict[str, Any]:
 RECIPE = """
 name: grown
 tokenizer: words
-sources: [{{path: {rows}, format: messages}}]
+sources: [{{path: {rows}, format: messages, reference: optional}}]
 verify: null
 dedup: {{near: 0.8}}
 decontaminate: {{against: [{against}], traces: ignore}}
