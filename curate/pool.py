@@ -12,7 +12,7 @@ import polars as pl
 
 from curate import rows, sources
 from curate.answers import Verdict, verify_all
-from curate.decontaminate import Index
+from curate.decontaminate import Decontaminate, Index
 from curate.dedup import find_duplicates
 from curate.errors import CheckFailed, InputError
 from curate.examples import Example
@@ -150,28 +150,32 @@ def _dedup(pool: Pool, recipe: Recipe, work: Work) -> pl.DataFrame:
 
 def _decontaminate(pool: Pool, recipe: Recipe, work: Work) -> pl.DataFrame:
     """Rows whose question holds one of a benchmark's; hits in questions and in traces are kept as evidence."""
-    if recipe.decontaminate is None:
+    return _contaminated(pool, pool.examples, "decontaminate", recipe.decontaminate, work)
+
+
+def _contaminated(pool: Pool, frame: pl.DataFrame, step: str, config: Decontaminate | None, work: Work) -> pl.DataFrame:
+    """The rows of `frame` to drop; what was found is added to the pool's evidence."""
+    if config is None:
         return pl.DataFrame(schema=DROPS)
-    frame = pool.examples
-
-    def look_up() -> pl.DataFrame:
-        assert recipe.decontaminate is not None
-        index = Index.from_files(recipe.decontaminate)
-        asked = frame.unique("prompt_key", keep="first", maintain_order=True)
-        questions = index.hits(asked["prompt"], "question")
-        questions = questions.with_columns(prompt_key=asked["prompt_key"].gather(questions["row"])).drop("row")
-        questions = questions.join(frame.select("prompt_key", "row", "id"), on="prompt_key", maintain_order="left_right")
-        looked_up = frame["completion"] if recipe.decontaminate.traces == "report" else frame["completion"].clear()
-        traces = index.hits(looked_up, "trace")
-        traces = traces.with_columns(frame["id"].gather(traces["row"]), frame["row"].gather(traces["row"]))
-        return pl.concat([questions.drop("prompt_key"), traces], how="diagonal").select(
-            "row", "id", *traces.drop("row", "id").columns
-        )
-
-    pool.contamination = work.frame("decontaminate", look_up)
-    worst = pool.contamination.filter("drop").sort("row", "coverage", descending=[False, True]).unique("row", keep="first")
+    hits = work.frame(step, lambda: _hits(frame, config))
+    pool.contamination = pl.concat([pool.contamination, hits]) if len(pool.contamination) else hits
+    worst = hits.filter("drop").sort("row", "coverage", descending=[False, True]).unique("row", keep="first")
     partner = pl.format("{}#{}", "benchmark", "item_id")
     return worst.select("row", reason=pl.format("contaminated_{}", "kind"), partner_id=partner)
+
+
+def _hits(frame: pl.DataFrame, config: Decontaminate) -> pl.DataFrame:
+    index = Index.from_files(config)
+    asked = frame.unique("prompt_key", keep="first", maintain_order=True)
+    questions = index.hits(asked["prompt"], "question")
+    questions = questions.with_columns(prompt_key=asked["prompt_key"].gather(questions["row"])).drop("row")
+    questions = questions.join(frame.select("prompt_key", "row", "id"), on="prompt_key", maintain_order="left_right")
+    looked_up = frame["completion"] if config.traces == "report" else frame["completion"].clear()
+    traces = index.hits(looked_up, "trace")
+    traces = traces.with_columns(frame["id"].gather(traces["row"]), frame["row"].gather(traces["row"]))
+    return pl.concat([questions.drop("prompt_key"), traces], how="diagonal").select(
+        "row", "id", *traces.drop("row", "id").columns
+    )
 
 
 def _filter(pool: Pool, recipe: Recipe, _: Work) -> pl.DataFrame:
@@ -226,6 +230,10 @@ def _set_aside_rl(pool: Pool, recipe: Recipe, wanted: RlPrompts, count: TokenCou
     if wanted.sources:
         seed = recipe.seed if wanted.seed is None else wanted.seed
         read = _read("rl", wanted.sources, seed + RL_STREAM, count, work)
+        pool.rows_read += len(read)
+        drops = _contaminated(pool, read, "decontaminate-rl", recipe.decontaminate, work)
+        pool.enter("decontaminate", read.join(drops, on="row", maintain_order="left"))
+        read = read.join(drops, on="row", how="anti", maintain_order="left")
         _rl_from_own_sources(pool, _shuffled(read, seed), wanted.examples)
     else:
         _rl_from_pool(pool, wanted.examples)
@@ -245,7 +253,6 @@ def _rl_from_pool(pool: Pool, examples: int) -> None:
 
 def _rl_from_own_sources(pool: Pool, read: pl.DataFrame, examples: int) -> None:
     """The pool gives way where both hold a problem, so that the RL set depends on its own seed alone."""
-    pool.rows_read += len(read)
     pool.enter("rl_prompts", read.filter(pl.col("ground_truth") == ""), "no_reference")
     read = read.filter(pl.col("ground_truth") != "")
     held = pool.heldout_traces["prompt_key"].unique().implode()

@@ -186,6 +186,20 @@ def test_all_traces_of_a_problem_may_be_kept_and_every_row_is_accounted_for(tmp_
         assert counts["train"] == size and sum(counts.values()) == 24
 
 
+def test_rl_problems_of_their_own_source_are_decontaminated_too(tmp_path):
+    clean = rows(40)
+    written(tmp_path / "rows.jsonl", clean[:20])
+    written(tmp_path / "rl.jsonl", clean[20:])
+    written(tmp_path / "bench.jsonl", clean[25:28])
+    own = {"examples": 17, "sources": [{"path": str(tmp_path / "rl.jsonl")}]}
+    build(recipe(tmp_path, decontaminate={"against": [str(tmp_path / "bench.jsonl")]}, rl_prompts=own), tmp_path / "out")
+    asked = set(pl.read_parquet(tmp_path / "out/rl.parquet")["prompt"].list.first().struct["content"])
+    assert asked == {row["question"] for row in clean[20:25] + clean[28:]}
+    ledger = pl.read_parquet(tmp_path / "out/ledger.parquet")
+    assert ledger.filter(pl.col("step") == "decontaminate")["reason"].to_list() == ["contaminated_ngram"] * 3
+    assert manifest(tmp_path / "out")["rows"] == {"read": 40, "train": 20, "copies": 0, "heldout": 0, "rl": 17, "ledger": 3}
+
+
 def test_two_builds_of_one_output_do_not_meet(big):
     with work_beside(big / "out", "one"), pytest.raises(UsageError, match="another build is writing"):
         build(load_recipe(big / "recipe.yaml"), big / "out")
