@@ -33,6 +33,9 @@ Recipe = Annotated[str | None, typer.Option("--rl-recipe", metavar="HASH", help=
 Percent = Annotated[
     list[str] | None, typer.Option("--percent", metavar="COL", help="This column is in percent, small values included.")
 ]
+OnePredictor = Annotated[
+    str | None, typer.Option("--predictor", help="Default: the one with the best held-out R^2 on the runs so far.")
+]
 Seed = Annotated[int, typer.Option(help="Of splits and resampling.")]
 
 
@@ -192,7 +195,7 @@ def _print_scores(report: "Report") -> None:
 def rank(
     csv: Csv = None,
     outcome: Outcome = "outcome_pass_at_1",
-    predictor: Annotated[str | None, typer.Option(help="Default: the one with the best held-out R^2 on the runs so far.")] = None,
+    predictor: OnePredictor = None,
     group: Group = None,
     percent: Percent = None,
     seed: Seed = 0,
@@ -247,7 +250,7 @@ def plan(
         Literal["best", "calibrate"], typer.Option(help="Hold the best candidate, or teach the predictor most.")
     ] = "best",
     outcome: Outcome = "outcome_pass_at_1",
-    predictor: Annotated[str | None, typer.Option(help="Default: the one with the best held-out R^2 on the runs so far.")] = None,
+    predictor: OnePredictor = None,
     group: Group = None,
     percent: Percent = None,
     seed: Seed = 0,

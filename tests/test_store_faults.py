@@ -467,7 +467,7 @@ def test_two_ingests_at_once_take_turns_and_both_sources_are_kept(study, tmp_pat
     assert json.loads((study.home / "sources.json").read_text()) == [str(PACKED), str(other.home)]
 
 
-def live(home: Path, writers: int, readers: int, runs: int) -> None:
+def assert_nothing_is_lost_while_live(home: Path, writers: int, readers: int, runs: int) -> None:
     """Writers append runs while ingest and readers loop; at the end every run is there, once and whole."""
     Study(home)
     store.ingest(home)
@@ -486,11 +486,11 @@ def live(home: Path, writers: int, readers: int, runs: int) -> None:
 
 
 def test_runs_written_while_ingest_and_readers_go_on_are_there_once_and_whole(tmp_path):
-    live(tmp_path / "home", writers=3, readers=1, runs=8)
+    assert_nothing_is_lost_while_live(tmp_path / "home", writers=3, readers=1, runs=8)
 
 
 @pytest.mark.slow
 def test_sixteen_writers_four_readers_and_ingest_for_a_minute(tmp_path):
     began = time.monotonic()
     while time.monotonic() - began < 60:
-        live(tmp_path / f"home{time.monotonic()}", writers=16, readers=4, runs=60)
+        assert_nothing_is_lost_while_live(tmp_path / f"home{time.monotonic()}", writers=16, readers=4, runs=60)
