@@ -200,6 +200,22 @@ def test_rl_problems_of_their_own_source_are_decontaminated_too(tmp_path):
     assert manifest(tmp_path / "out")["rows"] == {"read": 40, "train": 20, "copies": 0, "heldout": 0, "rl": 17, "ledger": 3}
 
 
+def test_a_variants_own_heldout_set_is_chosen_as_the_variant_is(tmp_path):
+    clean = rows(20)
+    longer = [{**row, "answer": "Once more, step by step. " + row["answer"]} for row in clean]
+    written(tmp_path / "rows.jsonl", clean + longer)
+    variants = [{"name": mix, "select": {"length": mix}} for mix in ("short", "long")]
+    build(recipe(tmp_path, heldout={"examples": 8}, variants=variants), tmp_path / "out")
+    texts = {
+        "short": {row["question"]: row["answer"] for row in clean},
+        "long": {row["question"]: row["answer"] for row in longer},
+    }
+    for mix, answers in texts.items():
+        own = pl.read_parquet(tmp_path / f"out/{mix}/heldout_own.parquet")["messages"].to_list()
+        assert len(own) == 8
+        assert all(turns[1]["content"] == answers[turns[0]["content"]] for turns in own)
+
+
 def test_two_builds_of_one_output_do_not_meet(big):
     with work_beside(big / "out", "one"), pytest.raises(UsageError, match="another build is writing"):
         build(load_recipe(big / "recipe.yaml"), big / "out")
