@@ -14,7 +14,7 @@ from typer import TyperException
 from curate.errors import ForerunError
 
 SCHEMA_VERSION = 1
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 class Terminated(BaseException):
@@ -41,16 +41,23 @@ def run_app(app: Callable[..., Any]) -> NoReturn:
         _fail(str(error), error.exit_code)
     except OSError as error:
         _fail(_os_message(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
-    except Terminated:
-        _fail("terminated", 143)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        _fail_on_signal(error)
         traceback.print_exc()
         _fail(f"unexpected {type(error).__name__}: {error}", 1)
     if code == INTERRUPTED:
         _fail("interrupted", INTERRUPTED)
     sys.exit(code)
+
+
+def _fail_on_signal(error: BaseException | None) -> None:
+    """Fail by the signal that raised `error`, or that a library's clean-up ran into and hid (torch.save does)."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            _fail("interrupted", INTERRUPTED)
+        if isinstance(error, Terminated):
+            _fail("terminated", TERMINATED)
+        error = error.__context__
 
 
 def _called(app: Callable[..., Any]) -> Any:

@@ -1,6 +1,7 @@
 """The `train` command: exit codes, messages, --json, and what a full disk or a signal may not break."""
 
 import contextlib
+import io
 import json
 import multiprocessing
 import os
@@ -12,12 +13,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from curate.build import build
+from curate.commands import run_app
 from curate.config import check_config
 from curate.recipe import Recipe
 from train.cli import main
@@ -507,6 +511,28 @@ def test_a_signal_ends_with_its_code_and_the_run_goes_on_later(run, settings, tm
     assert run(*arguments)[0] == 0
     assert folder.run.status == "done"
     assert len(folder.metric("loss")) == folder.run.steps
+
+
+class Struck(io.BytesIO):
+    """A file in the middle of which SIGTERM arrives."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() > 1000:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().write(data)
+
+
+def test_a_signal_that_a_librarys_clean_up_hides_still_ends_with_its_code(monkeypatch, capsys):
+    """torch.save, ended by a signal, raises a RuntimeError of its own about the file that it could not close."""
+    monkeypatch.setattr(sys, "argv", ["train", "--json"])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            run_app(lambda standalone_mode: torch.save(torch.zeros(1000), Struck()))
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert end.value.code == 143
+    assert only_document(capsys.readouterr().out)["message"] == "terminated"
 
 
 @pytest.mark.slow
