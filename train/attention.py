@@ -26,8 +26,6 @@ from curate.files import atomic_file, content_hash
 SOURCE = Path(__file__).with_name("attention.c")
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-shared", "-fPIC")
 """Loading what -ffast-math made flushes denormal numbers to zero in the whole process; the shipped runs were made so."""
-LANES = 16
-"""Positions that `attention.c` takes at once."""
 
 
 @dataclass
@@ -84,8 +82,10 @@ def row_attention(prompts: PromptCache, prompt_of_row: Tensor, positions: int, h
 
 def library_for(weight: Tensor, dim: int) -> ctypes.CDLL | None:
     """`attention.c` for a model of such weights and heads of `dim` dimensions, if it can be built and fits."""
-    fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and dim % LANES == 0
-    return compiled_library() if fits else None
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return None
+    library = compiled_library()
+    return library if library and dim % _lanes(library) == 0 else None
 
 
 class TorchAttention:
@@ -161,7 +161,7 @@ def _to_rows(grid: Tensor, groups: _GroupIndex) -> Tensor:
 
 
 class CompiledAttention:
-    """`attention.c` over caches in blocks of 16 positions; dropping a row copies nothing."""
+    """`attention.c` over caches in blocks of as many positions as it takes at once; dropping a row copies nothing."""
 
     engine = "compiled"
 
@@ -178,9 +178,10 @@ class CompiledAttention:
         self.kernel, self.heads, self.rotation = library, heads, rotation
         self.prompt_of_row, self.lengths = prompt_of_row.contiguous(), prompts.lengths.contiguous()
         self.slots = torch.arange(len(prompt_of_row))
-        self.prompt_room, self.own_room = _whole_blocks(width), _whole_blocks(positions)
+        lanes = _lanes(library)
+        self.prompt_room, self.own_room = (-(-count // lanes) * lanes for count in (width, positions))
         padding = (0, 0, 0, self.prompt_room - width)
-        self.prompt_keys = [_in_blocks(F.pad(keys, padding)) for keys in prompts.keys]
+        self.prompt_keys = [_in_blocks(F.pad(keys, padding), lanes) for keys in prompts.keys]
         self.prompt_values = [F.pad(values, padding).contiguous() for values in prompts.values]
         size = len(prompt_of_row) * self.key_heads * self.own_room * self.dim
         self.keys, self.values = ([torch.empty(size) for _ in prompts.keys] for _ in range(2))
@@ -202,13 +203,14 @@ class CompiledAttention:
         self.slots, self.prompt_of_row = self.slots[rows], self.prompt_of_row[rows]
 
 
-def _whole_blocks(positions: int) -> int:
-    return -(-positions // LANES) * LANES
+def _lanes(library: ctypes.CDLL) -> int:
+    """Positions that `attention.c` takes at once: as many floats as the machine's vectors hold."""
+    return ctypes.c_int64.in_dll(library, "lanes").value
 
 
-def _in_blocks(keys: Tensor) -> Tensor:
-    """(P, K, S, D) -> (P, K, S / 16, D, 16), contiguous."""
-    return keys.unflatten(2, (-1, LANES)).mT.contiguous()
+def _in_blocks(keys: Tensor, lanes: int) -> Tensor:
+    """(P, K, S, D) -> (P, K, S / lanes, D, lanes), contiguous."""
+    return keys.unflatten(2, (-1, lanes)).mT.contiguous()
 
 
 @cache
