@@ -1,14 +1,15 @@
 """Which style each checkpoint writes, and how often that style is right: before RL and after it.
 
-    python studies/lab/styles.py --home build/pilot [--variant vary-1536]
+    python studies/lab/styles.py --home build/pilot [--variant vary-1536] [--record]
 
 Takes the SFT runs of a workspace that have an RL run and samples 64 problems of `dev` x 32 from both. The style is that of
 the first step; `order` and `value` say what went wrong first in a wrong answer: a step before its parents were solved,
-or a wrong number.
+or a wrong number. `--record` keeps the shares of the styles as signals of the runs and passes over those that have them.
 """
 
 import argparse
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,10 +22,45 @@ from curate.examples import Problem
 from curate.graphs import Graph, parse_statements
 from predict import store
 from train import checkpoints, rendering
+from train.records import RunFolder
 from train.sampling import make_sampler
 
 PROBLEMS, SAMPLES, MAX_TOKENS = 64, 32, 128
 MARKS = {"reflection": "try", "verification": "check", "subgoals": "->", "analysis": "given"}
+
+
+METHOD = f"first step of {PROBLEMS} problems of dev x {SAMPLES}, temperature 1"
+CHECKPOINTS = """SELECT max(r.run_id) AS after, r.start_run_id AS before, c.base_model, c.variant, c.sft_learning_rate AS rate
+FROM rl_runs r JOIN checkpoints c ON c.run_id = r.start_run_id AND c.rl_recipe = r.rl_recipe
+WHERE c.variant LIKE '{variant}' AND r.status IN ('done', 'collapsed') GROUP BY ALL ORDER BY base_model, variant, rate, before"""
+
+
+@dataclass
+class Written:
+    """Counts over the completions of one checkpoint."""
+
+    completions: int = 0
+    tokens: int = 0
+    styles: Counter[str] = field(default_factory=Counter)
+    right: Counter[str] = field(default_factory=Counter)
+    """Correct completions, by style."""
+    behaviors: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def cells(self) -> list[str]:
+        """Share right; share and accuracy of each style; share of completions with each behaviour; first faults; mean tokens."""
+        wrong = max(1, self.completions - self.right.total())
+        return [
+            f"{self.right.total() / self.completions:.2f}",
+            *(
+                f"{self.styles[name] / self.completions:.2f}, {self.right[name] / max(1, self.styles[name]):.2f}"
+                for name in STYLES
+            ),
+            *(f"{self.behaviors[name] / self.completions:.2f}" for name in BEHAVIORS),
+            *(f"{self.faults[kind] / wrong:.2f}" for kind in ("order", "value")),
+            f"{self.tokens / self.completions:.0f}",
+        ]
 
 
 def main() -> None:
@@ -32,49 +68,51 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    runs = store.query(
-        options.home,
-        "SELECT any_value(r.run_id) AS after, r.start_run_id AS before, c.base_model, c.variant, c.sft_learning_rate AS rate "
-        f"FROM rl_runs r JOIN checkpoints c ON c.run_id = r.start_run_id WHERE c.variant LIKE '{options.variant}' "
-        "GROUP BY ALL ORDER BY base_model, variant, rate",
-    )
+    runs = store.query(options.home, CHECKPOINTS.format(variant=options.variant))
     problems = arithmetic.problems(size=PROBLEMS, operations=(3, 9), split="dev", seed=1)
     columns = [*(f"{style}: share, right" for style in STYLES), *BEHAVIORS, "order", "value", "tokens"]
     print("| base | training set | RL | right | " + " | ".join(columns) + " |")
     print("| --- " * (4 + len(columns)) + "|")
     for run in runs.to_dicts():
         for when in ("before", "after"):
-            cells = _measured(checkpoints.resolve(run[when], options.home).folder, problems)
+            checkpoint = checkpoints.resolve(run[when], options.home)
+            record = RunFolder(options.home / "runs" / run[when])
+            if options.record and _recorded(record):
+                continue
+            written = measured(checkpoint.folder, problems)
             print(
-                f"| {run['base_model']} | {run['variant']} lr {run['rate']:g} | {when} | " + " | ".join(cells) + " |", flush=True
+                f"| {run['base_model']} | {run['variant']} lr {run['rate']:g} | {when} | " + " | ".join(written.cells) + " |",
+                flush=True,
             )
+            if options.record:
+                for name in STYLES:
+                    record.signal(record.run.steps, f"style_{name}_share", written.styles[name] / written.completions, METHOD)
 
 
-def _measured(folder: Path, problems: list[Problem]) -> list[str]:
-    """Share right; share and accuracy of each style; share of completions with each behaviour; first faults; mean tokens."""
+def _recorded(record: RunFolder) -> bool:
+    path = record.path / "signals.jsonl"
+    return path.exists() and '"style_' in path.read_text()
+
+
+def measured(folder: Path, problems: list[Problem]) -> Written:
+    """Sample the checkpoint's completions and read them."""
     model, tokenizer = checkpoints.load(folder)
     prompts = [rendering.prompt_ids(tokenizer, problem) for problem in problems]
     sampler = make_sampler("native", model.eval(), tokenizer)
     rollouts = sampler.sample(prompts, group_size=SAMPLES, max_tokens=MAX_TOKENS, temperature=1.0, seed=1)
     texts = tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
-    written, right, faults, behaviors = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    written = Written(len(texts), int(rollouts.lengths.sum()))
     graphs = [parse_statements(problem.prompt) for problem in problems]
     for row, text in enumerate(texts):
-        words, style = text.split(), _style(text.split())
-        correct = verify(text, ground_truth=problems[row // SAMPLES].ground_truth) is Verdict.CORRECT
-        written[style] += 1
-        right[style] += correct
-        behaviors.update(name for name, mark in MARKS.items() if mark in words)
-        if not correct:
-            faults[_first_fault(words, graphs[row // SAMPLES])] += 1
-    wrong = max(1, sum(faults.values()))
-    return [
-        f"{sum(right.values()) / len(texts):.2f}",
-        *(f"{written[style] / len(texts):.2f}, {right[style] / max(1, written[style]):.2f}" for style in STYLES),
-        *(f"{behaviors[name] / len(texts):.2f}" for name in BEHAVIORS),
-        *(f"{faults[kind] / wrong:.2f}" for kind in ("order", "value")),
-        f"{float(rollouts.lengths.float().mean()):.0f}",
-    ]
+        words, problem = text.split(), row // SAMPLES
+        style = _style(words)
+        written.styles[style] += 1
+        written.behaviors.update(name for name, mark in MARKS.items() if mark in words)
+        if verify(text, ground_truth=problems[problem].ground_truth) is Verdict.CORRECT:
+            written.right[style] += 1
+        else:
+            written.faults[_first_fault(words, graphs[problem])] += 1
+    return written
 
 
 def _style(words: list[str]) -> str:
@@ -113,6 +151,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--home", type=Path, required=True, help="a workspace with an ingested store")
     parser.add_argument("--variant", default="%", help="SQL LIKE pattern of the training set")
+    parser.add_argument("--record", action="store_true", help="keep the shares as signals of the runs")
     return parser.parse_args()
 
 
