@@ -280,3 +280,18 @@ class _Supply:
 def in_the_range_of(chosen: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
     """Those of `others` whose length lies within the range of the chosen ones."""
     return others.filter(pl.col("tokens").is_between(chosen["tokens"].min(), chosen["tokens"].max()))
+
+
+def distance(lengths: Sequence[float], wanted: Sequence[float]) -> dict[str, float] | None:
+    """How far lengths are from wanted ones, F and G being their empirical distribution functions.
+
+    The Wasserstein-1 distance is the integral of |F - G|, in tokens; Kolmogorov-Smirnov the largest |F - G|. They are written
+    out here, operation by operation as in scipy.stats, since importing that takes longer than building a small dataset.
+    """
+    if not lengths or not wanted:
+        return None
+    ours, theirs = np.sort(lengths), np.sort(wanted)
+    every = np.sort(np.concatenate([ours, theirs]))
+    apart = [np.searchsorted(side, every, side="right") / len(side) for side in (ours, theirs)]
+    gaps = np.abs(apart[0] - apart[1])
+    return {"wasserstein_tokens": float(np.sum(gaps[:-1] * np.diff(every))), "kolmogorov_smirnov": float(gaps.max())}

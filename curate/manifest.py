@@ -5,7 +5,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
 from curate.answers import versions as verifier_versions
@@ -14,7 +13,7 @@ from curate.dataset_files import Facts
 from curate.errors import CheckFailed, InputError
 from curate.examples import Problem
 from curate.files import content_hash, read_json, sha256_file
-from curate.lengths import has_several_traces, quantile_values, target
+from curate.lengths import distance, has_several_traces, quantile_values, target
 from curate.pool import Pool
 from curate.recipe import Recipe
 
@@ -93,7 +92,7 @@ def make_manifest(
         },
         "matched_problem_share": matched,
         "length_confounded_with_difficulty": variant.select.length != "varying" and not has_several_traces(pool.examples),
-        "distance_to_pool": _distance(lengths, pool.examples["tokens"].to_list()),
+        "distance_to_pool": distance(lengths, pool.examples["tokens"].to_list()),
         "distance_to_target": _distance_to_target(pool, made),
         "injection": injected,
         "behavior_rates": {
@@ -121,26 +120,12 @@ def length_histogram(lengths: list[int]) -> dict[str, Any]:
     return {"edges": edges, "counts": [counts[b] for b in range(bins)], "mean": sum(lengths) / len(lengths)}
 
 
-def _distance(lengths: list[int], wanted: list[float]) -> dict[str, float] | None:
-    """How far lengths are from wanted ones: Wasserstein distance in tokens, and Kolmogorov-Smirnov."""
-    from scipy.stats import ks_2samp, wasserstein_distance
-
-    if not lengths or not wanted:
-        return None
-    with np.errstate(divide="ignore"):  # the p-value of very few rows, which is not used
-        apart = ks_2samp(lengths, wanted, method="asymp").statistic
-    return {
-        "wasserstein_tokens": float(wasserstein_distance(lengths, wanted)),
-        "kolmogorov_smirnov": float(apart),
-    }
-
-
 def _distance_to_target(pool: Pool, made: "Chosen") -> dict[str, float] | None:
     """How far the selected lengths are from the distribution that the mix aims at; None where it aims at none."""
     quantiles = target(pool.examples, made.variant.select)
     if not quantiles:
         return None
-    return _distance(made.train["tokens"].to_list(), quantile_values(quantiles, len(made.train)).tolist())
+    return distance(made.train["tokens"].to_list(), quantile_values(quantiles, len(made.train)).tolist())
 
 
 def _contamination(pool: Pool) -> list[dict[str, Any]]:

@@ -17,12 +17,13 @@ I64 = NDArray[np.int64]
 
 BATCH, BATCH_BYTES = 32_768, 1 << 24
 """What one step looks at: bounds the memory of the words, which is some 30 times that of the text."""
+_WORD_SHIFT = np.uint64(48)
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _SCRIPTS = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _WORD = rf"[{_SCRIPTS}]|[[\p{{L}}\p{{M}}]--[{_SCRIPTS}]]+|\p{{N}}+(?:\.\p{{N}}+)?|[-+=<>/*^%]"
 
-_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", (f"^{digit}" for digit in range(10)), strict=True))
 _FOLDED = {
+    **{form: f"^{digit}" for digit, form in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
     **{rf"\{name}": r"\frac" for name in ("dfrac", "tfrac", "cfrac")},
     **{rf"\{name}": " " for name in ("left", "right", "bigl", "bigr", "Bigl", "Bigr", "displaystyle", "quad", "qquad")},
     **{rf"\{name}{{": "{" for name in ("text", "textbf", "textit", "mathrm", "mathbf", "mathit", "operatorname", "mbox")},
@@ -76,9 +77,8 @@ class Grams:
 
 def split_words(texts: pl.Series) -> pl.Series:
     """The normalised words of each text: a series of lists."""
-    folded = texts.fill_null("").str.replace_many(list(_SUPERSCRIPTS), list(_SUPERSCRIPTS.values()))
     longest_first = sorted(_FOLDED, key=len, reverse=True)  # \left is the head of \leftarrow
-    folded = folded.str.replace_many(longest_first, [_FOLDED[form] for form in longest_first], leftmost=True)
+    folded = texts.fill_null("").str.replace_many(longest_first, [_FOLDED[form] for form in longest_first], leftmost=True)
     other = folded.str.len_bytes() != folded.str.len_chars()
     if other.any():  # NFKC is as slow as all the rest together, and changes nothing in ASCII
         folded = folded.to_frame("text").select(pl.when(other).then(pl.col("text").str.normalize("NFKC")).otherwise("text"))[
@@ -95,14 +95,33 @@ def hashed_words(texts: pl.Series) -> Words:
     lists = split_words(texts)
     words = lists.list.explode(empty_as_null=False)
     hashes = words.hash().to_numpy()
-    known = pl.Series(list(NUMBER_WORDS)).hash().to_numpy()
-    order = np.argsort(known)
-    nearest = order[np.searchsorted(known[order], hashes).clip(max=len(order) - 1)]
-    spelled = known[nearest] == hashes
-    values = pl.Series(list(NUMBER_WORDS.values())).hash().to_numpy()
-    numbers = spelled | words.str.contains(r"^\p{N}").to_numpy()
+    numbers = _in_digits(words)
+    spelled, values = _spelled(hashes)
+    numbers[spelled] = True
     starts = np.concatenate([[0], np.cumsum(lists.list.len().to_numpy(), dtype=np.int64)])
-    return Words(np.where(spelled, values[nearest], hashes), numbers, starts)
+    hashes = hashes.copy()
+    hashes[spelled] = values
+    return Words(hashes, numbers, starts)
+
+
+def _in_digits(words: pl.Series) -> NDArray[np.bool_]:
+    """(words,) whether a word begins with a digit; comparing is faster than a regular expression, which other scripts need."""
+    numbers = ((words >= "0") & (words < ":")).to_numpy().copy()  # a colon follows 9 in ASCII
+    other = np.flatnonzero((words >= "\x80").to_numpy())
+    numbers[other] = words.gather(other).str.contains(r"^\p{N}").to_numpy()
+    return numbers
+
+
+def _spelled(hashes: U64) -> tuple[I64, U64]:
+    """The places of numbers in words, and the hash of the number that each stands for."""
+    known, values = (pl.Series(list(part)).hash().to_numpy() for part in (NUMBER_WORDS, NUMBER_WORDS.values()))
+    order = np.argsort(known)
+    slots = np.zeros(1 << 16, np.bool_)  # a quick no for nearly all words
+    slots[known >> _WORD_SHIFT] = True
+    maybe = np.flatnonzero(slots[hashes >> _WORD_SHIFT])
+    nearest = order[np.searchsorted(known[order], hashes[maybe]).clip(max=len(order) - 1)]
+    found = known[nearest] == hashes[maybe]
+    return maybe[found], values[nearest[found]]
 
 
 def text_batches(texts: Iterable[str]) -> Iterator[pl.Series]:

@@ -35,7 +35,6 @@ SCHEMA = pl.Schema(
         "spans": pl.String,
         "tokens": pl.Int64,
         "prompt_key": pl.String,
-        "exact_key": pl.String,
     }
 )
 
@@ -94,7 +93,6 @@ def _frame(examples: list[Example], count: TokenCounter) -> pl.DataFrame:
             "spans": [_json([[s.behavior, s.start, s.end] for s in example.spans]) for example in examples],
             "tokens": count.all([example.completion for example in examples]),
             "prompt_key": [exact_key(problem.prompt) for problem in problems],
-            "exact_key": [exact_key(f"{example.problem.prompt}\n{example.completion}") for example in examples],
         },
         schema=SCHEMA,
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from predict.plans import Plan
     from predict.predictors import Predictor
     from predict.problems import problem_scores
+    from predict.rollouts import rollout_curve
     from predict.scoring import Report, Score, score
     from predict.store import export, ingest, query
 
@@ -43,6 +44,7 @@ _HOME = {
     "query": "store",
     "read_table": "features",
     "reliability": "calibration",
+    "rollout_curve": "rollouts",
     "score": "scoring",
     "slopes": "inference",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "query",
     "read_table",
     "reliability",
+    "rollout_curve",
     "score",
     "slopes",
 ]

@@ -1,11 +1,14 @@
 """One sentence that reads each figure, made of its numbers: other data, another sentence."""
 
+from typing import Any
+
 import polars as pl
 
 from predict.charts import title
 from predict.diagnostics import BestReliability, Residuals
 from predict.intervals import Interval
 from predict.results import Gain
+from predict.rollouts import Duel, break_even, duels
 from predict.scores import Report, Score
 
 LONGEST_NAME = 36
@@ -146,3 +149,28 @@ def best(found: BestReliability, size: int) -> str:
         f"those given about {top['probability']:.0%} were the best in {top['share']:.0%} of {top['n']} cases, and {verdict} within two "
         "standard errors of the probability."
     )
+
+
+def rollouts(curve: pl.DataFrame) -> str:
+    """Quality against rollouts spent."""
+    found, forecasts = duels(curve), curve.filter((pl.col("kind") != "early_rl") & pl.col("widest"))
+    top = forecasts.sort("r2", "rollouts", descending=[True, False]).row(0, named=True)
+    best = f"The best forecast is {_priced(top)}"
+    if not found:
+        return f"{best}; no RL curve with a known price stands beside it."
+    ahead, last = break_even(found), found[-1]
+    whole = f"the whole run costs {last.rl['rollouts']:,}"
+    if ahead is None:
+        return f"{best}; the rewards of RL itself never forecast better than what costs no more; {whole}."
+    before = next((duel for duel in reversed(found) if duel.rl["rollouts"] < ahead.rl["rollouts"]), None)
+    cheaper = "" if before is None else f"after {before.rl['steps']} steps {_against(before)}, "
+    return f"{best}. RL's own rewards forecast better than all that costs no more from step {ahead.rl['steps']} on: {cheaper}after {ahead.rl['steps']} {_against(ahead)}; {whole}."
+
+
+def _priced(row: dict[str, Any]) -> str:
+    return f"{short(row['predictor'])}, held-out R² {row['r2']:.2f} for {row['rollouts']:,} rollouts a checkpoint"
+
+
+def _against(duel: Duel) -> str:
+    rival = duel.forecast
+    return f"({duel.rl['rollouts']:,} rollouts) {duel.rl['r2']:.2f} against {rival['r2']:.2f} of {short(rival['predictor'])} for {rival['rollouts']:,}"

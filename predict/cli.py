@@ -67,17 +67,25 @@ def ingest(
             metavar="[PATH ...]", help="Packed studies, workspaces, run folders, or folders that hold them; recorded as sources."
         ),
     ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE", help="Forget this recorded source (its files stay), or remove the imported run of this name or id."
+        ),
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Read run folders and packed studies into the store; what is recorded once is looked at again each time."""
     from predict import store
 
-    counts = store.ingest(_workspace(home), paths or [])
+    counts = store.ingest(_workspace(home), paths or [], drop=drop or [])
 
     def text() -> None:
         stages = ", ".join(f"{count} {stage}" for stage, count in counts["stages"].items())
         place = store.database(_workspace(home))
+        for path in counts["dropped"]:
+            print(f"dropped {path}")
         print(f"{counts['runs']} runs ({stages}), {counts['checkpoints']} checkpoints, {counts['new_runs']} new: {place}")
         if waiting := counts["without_run_json"]:
             print(f"note: {len(waiting)} folder(s) beside the runs hold no run.json and were left out, such as {waiting[0]}")
@@ -139,23 +147,38 @@ def score(
     crossed: Annotated[
         bool, typer.Option("--crossed", help="Resample the problems too: spearman_crossed; for a store's counts.")
     ] = False,
+    rollouts: Annotated[
+        bool, typer.Option("--rollouts", help="Also at every price in rollouts, beside early RL; for a store's counts.")
+    ] = False,
     seed: Seed = 0,
     rl_recipe: Recipe = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """How good is each predictor on runs whose outcome is known?"""
+    from curate.errors import UsageError
     from predict.scoring import score as run
 
     if csv and not predictors:
-        from curate.errors import UsageError
-
         raise UsageError("--csv needs at least one --predictor: a column of the table, the baseline first")
+    if csv and rollouts:
+        raise UsageError("--rollouts needs the counts by problem of a store; a table of runs does not have them")
     report = run(
         _runs(csv, home, rl_recipe), outcome=outcome, predictors=predictors, group=_group(group, csv), seed=seed,
         directions=_directions(directions), percent=percent or (), problems=_problems(csv, home, rl_recipe) if crossed else None,
     )  # fmt: skip
-    finish(report.to_dict(), as_json=as_json, text=lambda: _print_scores(report))
+    if not rollouts:
+        finish(report.to_dict(), as_json=as_json, text=lambda: _print_scores(report))
+        return
+    from predict.rollouts import rollout_curve
+
+    curve = rollout_curve(_workspace(home), predictors, outcome=outcome, group=_group(group, csv), seed=seed, rl_recipe=rl_recipe)
+
+    def text() -> None:
+        _print_scores(report)
+        _print_rollouts(curve)
+
+    finish({**report.to_dict(), "rollouts": _plain(curve)}, as_json=as_json, text=text)
 
 
 def _group(named: str | None, csv: Path | None) -> str | None:
@@ -189,6 +212,21 @@ def _print_scores(report: "Report") -> None:
     print(_shown(report.frame()))
     for note in [*report.notes, *(f"{s.name}: {note}" for s in report.predictors for note in s.notes)]:
         print(f"note: {note}")
+
+
+def _print_rollouts(curve: "pl.DataFrame") -> None:
+    import polars as pl
+
+    from predict import captions
+    from predict.rollouts import by_price
+
+    forecasts, early = by_price(curve)
+    print("\nheld-out R^2 by rollouts spent on a checkpoint, on as many problems as they allow (--json: all layouts and figures)")
+    print(_shown(forecasts.with_columns(pl.col("predictor").map_elements(captions.short, pl.String))))
+    if len(early):
+        print("held-out R^2 of RL's own first rewards")
+        print(_shown(early))
+    print(captions.rollouts(curve))
 
 
 @app.command()

@@ -12,13 +12,17 @@ BENDS = np.linspace(0, 8, 33)
 """Curvatures tried: 0 is the straight line; at 8 the curve is level over nine tenths of the range."""
 
 
-def _one_column(X: Array, what: str) -> Array:
-    if X.shape[1] != 1:
-        raise ValueError(f"{what} takes one column, came {X.shape[1]}")
-    return X[:, 0]
+class OfOneColumn(RegressorMixin, BaseEstimator):
+    """A regressor of one column: with more it would have to guess which one is meant."""
+
+    def _column(self, X: Array) -> Array:
+        """(n, 1) -> (n,)."""
+        if X.shape[1] != 1:
+            raise ValueError(f"{type(self).__name__} takes one column, came {X.shape[1]}")
+        return X[:, 0]
 
 
-class Saturating(RegressorMixin, BaseEstimator):
+class Saturating(OfOneColumn):
     """The outcome rises to a ceiling: y = a + b (1 - exp(-c u)), b >= 0, with u from 0 at the poor end of the column to 1 at the good one.
 
     c is the one of `BENDS` with the least squared error, a and b are least squares given c; c = 0 is the straight line.
@@ -31,7 +35,7 @@ class Saturating(RegressorMixin, BaseEstimator):
             ValueError: more than one column.
         """
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        x = _one_column(X, "saturating")
+        x = self._column(X)
         rises = np.cov(x, y)[0, 1] >= 0
         poor, good = (x.min(), x.max()) if rises else (x.max(), x.min())
         self.start_, self.span_ = float(poor), float(good - poor) or 1.0
@@ -58,7 +62,7 @@ class Saturating(RegressorMixin, BaseEstimator):
         return self.level_ + self.slope_ * curve
 
 
-class Monotone(RegressorMixin, BaseEstimator):
+class Monotone(OfOneColumn):
     """Isotonic regression, rising or falling, whichever has the smaller squared error; level beyond the observed range."""
 
     def fit(self, X: Array, y: Array) -> "Monotone":
@@ -68,7 +72,7 @@ class Monotone(RegressorMixin, BaseEstimator):
             ValueError: more than one column.
         """
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        x = _one_column(X, "monotone")
+        x = self._column(X)
         fits = [IsotonicRegression(increasing=way, out_of_bounds="clip").fit(x, y) for way in (True, False)]
         self.fit_ = min(fits, key=lambda fit: float(((y - fit.predict(x)) ** 2).sum()))
         return self
@@ -94,7 +98,7 @@ class RandomIntercept(RegressorMixin, BaseEstimator):
         """
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         if X.shape[1] < 2:
-            raise ValueError("a mixed model takes columns and, last, a group's code")
+            raise ValueError(f"a mixed model takes columns and, last, a group's code, came n_features={X.shape[1]}")
         design = np.column_stack([np.ones(len(y)), X[:, :-1]])
         groups, code = np.unique(X[:, -1], return_inverse=True)
         sums = _Sums(design, y, code)

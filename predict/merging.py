@@ -76,6 +76,6 @@ def _once(table: str, rows: pl.DataFrame, folders: list[str]) -> pl.DataFrame:
         values = "" if name == "counts" else f" ({first[name]} and {second[name]})"
         raise InputError(
             f"run {first['run_id']}: {folders[first['holder']]} and {folders[second['holder']]} hold it with different content: "
-            f"{table} {at}{': ' if at else ''}{name} differs{values}. Keep one: move the other away, or take its source out of sources.json"
+            f"{table} {at}{': ' if at else ''}{name} differs{values}. Keep one: move the other away, or take its source out with `predict ingest --drop`"
         )
     return different

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import altair as alt
 import polars as pl
 
-from predict.charts import BLUE, HEIGHT, INK, RED, WIDTH, coloured, title
+from predict.charts import BLUE, HEIGHT, INK, PALETTE, RED, SHAPES, WIDTH, coloured, title
 from predict.features import OUTCOME
 
 LOWEST_SHOWN = -0.5
@@ -73,6 +73,43 @@ def rank_by_k(rows: pl.DataFrame, lines: pl.DataFrame) -> Any:
         .encode(y=y, text="words:N"),
     )
     return layers.properties(width=WIDTH, height=HEIGHT, title="Which k of pass@k ranks the runs")
+
+
+def rollouts(rows: pl.DataFrame, whole_run: int | None) -> Any:
+    """Held-out R^2 over rollouts spent on a checkpoint, a line a predictor, with the SD over draws; what costs none stands at 0.
+
+    Args:
+        rows: columns name, kind, rollouts, r2, r2_sd.
+        whole_run: rollouts of all of RL, a line.
+    """
+    order = rows["name"].unique(maintain_order=True).to_list()
+    ticks = [0, *(4**i for i in range(3, 11) if 4**i <= max(rows["rollouts"]))]
+    scale = alt.Scale(type="symlog", constant=64)
+    x = alt.X("rollouts:Q", title="rollouts spent on a checkpoint", scale=scale, axis=alt.Axis(values=ticks, format=",d"))
+    name = "held-out R²"
+    y = alt.Y("r2:Q", title=name, axis=alt.Axis(tickCount=6))
+    shown = rows.with_columns(low=pl.col("r2") - pl.col("r2_sd"), high=pl.col("r2") + pl.col("r2_sd"))
+    colour = alt.Color("name:N", sort=order, scale=alt.Scale(domain=order, range=[*PALETTE, INK]))
+    base = alt.Chart(shown).encode(x=x, color=colour)
+    dash = alt.StrokeDash(
+        "kind:N", scale=alt.Scale(domain=["signal", "free", "early_rl"], range=[[1, 0], [1, 0], [5, 3]]), legend=None
+    )
+    shape = alt.Shape("name:N", sort=order, scale=alt.Scale(domain=order, range=SHAPES))
+    spread = base.transform_filter("isValid(datum.low)").mark_rule(opacity=0.4, strokeWidth=3)
+    layers = [
+        spread.encode(y=alt.Y("low:Q", title=name), y2="high:Q"),
+        base.mark_line().encode(y=y, strokeDash=dash),
+        base.mark_point(filled=True, size=55, opacity=1).encode(y=y, shape=shape),
+    ]
+    if whole_run is not None:
+        line = alt.Chart(pl.DataFrame({"rollouts": [whole_run], "words": ["all of RL"]})).encode(x=x)
+        layers += [
+            line.mark_rule(color=INK, strokeDash=[4, 3]),
+            line.mark_text(color=INK, fontSize=11, dy=-4, baseline="bottom").encode(text="words:N", y=alt.value(0)),
+        ]
+    return alt.layer(*layers).properties(
+        width=WIDTH + 60, height=HEIGHT + 40, title=alt.Title("What a forecast costs", offset=24)
+    )
 
 
 def residuals(rows: pl.DataFrame, group: str | None) -> Any:

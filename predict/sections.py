@@ -12,6 +12,7 @@ from predict import captions, charts, diagnostics, results, score_charts
 from predict.features import OUTCOME, names
 from predict.forecasting import Forecaster
 from predict.page import Figure, Section
+from predict.rollouts import rollout_curve
 from predict.scores import Report, Score
 from predict.scoring import best_predictor, score
 
@@ -73,6 +74,7 @@ def sections(material: Material) -> list[Section]:
     return [
         _section("forecasts", "Forecast against result", material, [_forecasts]),
         _scores(material),
+        _section("rollouts", "What does a forecast cost, and when is it cheaper than RL?", material, [_rollouts]),
         _section("signals", "Outcome against signals known before RL", material, [_signals]),
         _section("pass-at-k", "pass@k: which k forecasts, and what RL did to it", material, [_ranks, _curves]),
         _section("trust", "May the forecasts be trusted? Residuals and calibration", material, [_residuals, _coverage, _best]),
@@ -129,6 +131,25 @@ def _compared(material: Material) -> list[Figure]:
         "Held-out R² of each predictor as a point with its 90 % interval, beside the training mean at 0 and the noise ceiling."
     )
     return [Figure("predictors", chart, shows, captions.compared(report, material.best), frame)]
+
+
+DRAWN = {
+    **{f"pass_at_{k}": f"pass@{k} after SFT" for k in (1, 8, 64)},
+    "early_reward_start+early_reward_slope": "rewards of the first RL steps",
+    "gen_loss_style_free": "style-free loss",
+    "gen_loss": "generalization loss",
+}
+"""Of the predictors at their price, those in the figure, beside the ridge; its table has all."""
+
+
+def _rollouts(material: Material) -> list[Figure]:
+    curve = rollout_curve(material.home, rl_recipe=material.rl_recipe, seed=material.seed)
+    name = pl.col("predictor").replace_strict(DRAWN, default=pl.col("predictor").map_elements(captions.short, pl.String))
+    drawn = pl.col("predictor").is_in(list(DRAWN)) | pl.col("predictor").str.starts_with("ridge(")
+    rows = curve.filter(pl.col("widest") & drawn).with_columns(name=name)
+    whole = max(curve.filter(pl.col("kind") == "early_rl")["rollouts"], default=None)
+    shows = "Held-out R² of predictors over the rollouts spent on a checkpoint; losses, which cost none, at 0; the first RL steps as a dashed line."
+    return [Figure("rollouts", score_charts.rollouts(rows, whole), shows, captions.rollouts(curve), curve)]
 
 
 def _signals(material: Material) -> list[Figure]:

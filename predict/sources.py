@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from curate.errors import InputError
+from curate.errors import InputError, UsageError
 from curate.files import read_json
+from predict.imports import lineage
+from train.records import ENGINE
 
 DEPTH = 4
 """Folders below a source that are searched: studies/<name>/<workspace>/runs/<run_id> is found from `studies`."""
@@ -46,6 +48,24 @@ def recorded(home: Path, added: Iterable[Path] = ()) -> list[Path]:
     return list(dict.fromkeys(path for path in paths if path not in (home.resolve(), home.resolve() / "runs")))
 
 
+def named(home: Path, known: list[Path], name: str) -> Path:
+    """What a name to be dropped stands for: the path of a recorded source, or the folder of an imported run by its name or id.
+
+    Raises:
+        UsageError: neither, or a run that was not imported.
+    """
+    for path in (Path(name), Path(name).resolve()):
+        if path in known:
+            return path
+    folder, step = lineage.find(home, name)
+    if step is None and folder.path.is_dir():
+        if folder.path.name == lineage.imported_id(name) or not folder.run.engine.startswith(ENGINE):
+            return folder.path
+        raise UsageError(f"--drop {name}: run {name} was not imported but trained here; move {folder.path} away to be without it")
+    listed = ", ".join(map(str, known)) or "none"
+    raise UsageError(f"--drop {name}: neither a recorded source ({listed}) nor the name or id of an imported run of {home}")
+
+
 def find(home: Path, sources: Iterable[Path]) -> Found:
     """The units of the workspace and of every source.
 
@@ -57,7 +77,9 @@ def find(home: Path, sources: Iterable[Path]) -> Found:
         _search(home.resolve() / "runs", 1, found)
     for source in sources:
         if not source.exists():
-            raise InputError(f"{source}: recorded as a source of runs, but it is not there; restore it or edit sources.json")
+            raise InputError(
+                f"{source}: recorded as a source of runs, but it is not there; restore it, or forget it with `predict ingest --drop`"
+            )
         if not source.is_dir() or not _search(source, DEPTH, found):
             raise InputError(
                 f"{source}: expected a packed study (manifest.json, runs.parquet) or run folders (run.json) in it or up to {DEPTH} folders below"

@@ -23,6 +23,8 @@ from predict.rows import SCHEMAS, typed
 from predict.sources import Unit
 
 VIEWS = ("checkpoints", "rl_runs", "pass_at_k", "curves", "lineage", "forecasts")
+ASIDE = ".dropped"
+"""Ends the name of a run folder that an ingest is about to remove."""
 SECONDS = 60.0
 """A query may take this long."""
 LIMITS: dict[str, str | bool | int | float | list[str]] = {
@@ -41,27 +43,51 @@ def database(home: Path) -> Path:
     return home / "runs.duckdb"
 
 
-def ingest(home: Path, paths: Iterable[Path] = ()) -> dict[str, Any]:
+def ingest(home: Path, paths: Iterable[Path] = (), *, drop: Iterable[str] = ()) -> dict[str, Any]:
     """Bring the store up to date with the workspace's runs and forecasts and all recorded sources, `paths` added to them.
 
     A path is a packed study, a workspace, a run folder, or a folder that holds any of them. Run folders and packed studies whose
     files have not changed are copied from the old store. One ingest of a workspace runs at a time; another waits.
 
+    Args:
+        drop: recorded sources to forget, whose files stay, and imported runs by name or id, whose run folders go.
+
     Returns:
         Counts of what the store holds; `new_runs`; `read` and `unchanged`, the run folders and packed studies read anew or not;
-        `without_run_json`, folders among run folders that hold no run yet.
+        `without_run_json`, folders among run folders that hold no run yet; `dropped`, the paths of what was taken out.
 
     Raises:
-        InputError: a source is missing, malformed or holds no runs, or two contradict each other; the old store stays.
+        InputError: a source is missing, malformed or holds no runs, or two contradict each other; the old store stays, and what
+            was to be dropped too. UsageError: nothing goes by the name that is to be dropped.
     """
     with locked(home):
         _drop_leftovers(home)
-        return _ingest(home, sources.recorded(home, paths))
+        known = sources.recorded(home)
+        dropped = [sources.named(home, known, name) for name in drop]
+        with _set_aside([path for path in dropped if path not in known]):
+            counts = _ingest(home, [path for path in sources.recorded(home, paths) if path not in dropped])
+        return {**counts, "dropped": [str(path) for path in dropped]}
+
+
+@contextmanager
+def _set_aside(folders: list[Path]) -> Iterator[None]:
+    """Run folders under a name that no ingest sees: removed at the end, back in their place after an error."""
+    aside = {folder: folder.with_name(f".{folder.name}{ASIDE}") for folder in dict.fromkeys(folders)}
+    for folder, hidden in aside.items():
+        folder.rename(hidden)
+    try:
+        yield
+    except BaseException:
+        for folder, hidden in aside.items():
+            hidden.rename(folder)
+        raise
+    for hidden in aside.values():
+        shutil.rmtree(hidden)
 
 
 def _drop_leftovers(home: Path) -> None:
-    """Of an ingest that was killed: its half-written database and what DuckDB keeps beside one."""
-    for path in home.glob(f".{database(home).name}.*"):
+    """Of an ingest that was killed: its half-written database, what DuckDB keeps beside one, and runs that it was dropping."""
+    for path in [*home.glob(f".{database(home).name}.*"), *home.glob(f"runs/.*{ASIDE}")]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -26,7 +26,7 @@ OUTCOME = "post_rl"
 JOINED = {
     "analysis_data_quality": "analysis_data",
     "analysis_data_quantity": "analysis_data",
-    "analysis_longcot": "analysis_data",
+    "analysis_longcot": "analysis_long",
     "analysis_longcot_instruction": "analysis_long",
     "analysis_length_scheduler": "analysis_long",
     "octo-vs-llama-vs-qwen": "octothinker",
@@ -115,7 +115,7 @@ def retu(runs: Path) -> Source:
         loss_over_min=pl.col("gen_loss") / pl.col("gen_loss").min().over("sft_variant"),
     )
     both = table.filter(pl.col("benchmark") == "overall")
-    best = both.with_columns((pl.col("post_best_ma5") / 100).alias(OUTCOME))
+    best = both.with_columns((pl.col("post_best") / 100).alias(OUTCOME))
     math = one_benchmark(table, "math", "pass_at_1", skip=["overall"])
     within = ["pass_at_1", "mean", "gen_loss", "pass_at_1+gen_loss", "log(sft_step)", "early_acc"]
     pooled = [*within[:2], "label(sft_variant)", "gen_loss", "loss_over_min", *within[3:]]

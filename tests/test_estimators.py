@@ -9,7 +9,7 @@ from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
 from predict.curves import Monotone, RandomIntercept, Saturating
 from predict.estimators import (
@@ -31,12 +31,43 @@ X = RNG.normal(size=(26, 3)) * [1.0, 0.01, 30.0] + [0.0, 5.0, -2.0]
 Y = 0.4 + X @ [0.1, 8.0, 0.001] + 0.05 * RNG.normal(size=26)
 
 
+class FirstColumn:
+    """Before a regressor of one column: scikit-learn's checks fit several, which it refuses; this takes the first of them."""
+
+    def _column(self, X: np.ndarray) -> np.ndarray:
+        return X[:, 0]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True  # one column explains little of an outcome made of ten
+        return tags
+
+
+class SaturatingOfFirst(FirstColumn, Saturating):
+    """All of Saturating but the refusal."""
+
+
+class MonotoneOfFirst(FirstColumn, Monotone):
+    """All of Monotone but the refusal."""
+
+
 @parametrize_with_checks(
-    [Mean(), LeastSquares(), AverageOfSingleFits(), Ridge(), Nested(), Identity(), LabelMeans()],
+    [
+        Mean(), LeastSquares(), AverageOfSingleFits(), Ridge(), Nested(), Identity(), LabelMeans(), RandomIntercept(),
+        SaturatingOfFirst(), MonotoneOfFirst(),
+    ],
     expected_failed_checks=lambda _: {},
-)
+)  # fmt: skip
 def test_estimators_keep_the_contract_of_scikit_learn(estimator, check):
     check(estimator)
+
+
+@pytest.mark.parametrize("estimator", [Saturating(), Monotone()])
+def test_what_a_regressor_of_one_column_fails_of_scikit_learns_checks_is_their_fitting_several(estimator):
+    results = check_estimator(estimator, on_skip=None, on_fail=None)
+    failed = [result["exception"] for result in results if result["status"] == "failed"]
+    assert [error for error in failed if f"{type(estimator).__name__} takes one column" not in f"{error} {error.__cause__}"] == []
+    assert sum(result["status"] == "passed" for result in results) >= 20
 
 
 def test_least_squares_equals_scikit_learn_with_collinear_columns_too():

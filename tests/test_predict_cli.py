@@ -331,6 +331,10 @@ def test_ingest_export_and_ingest_of_the_export_from_the_command_line(predict, w
     assert document(predict("export", "packed", "--json"))["runs"] == 22
     assert document(predict("ingest", "packed", "--home", "second", "--json"))["new_runs"] == 22
     assert json.loads((tmp_path / "second/sources.json").read_text()) == [str(tmp_path / "packed")]
+    refused = predict("ingest", "--drop", "pakced", "--home", "second", "--json")
+    assert (refused.code, str(tmp_path / "packed") in document(refused)["message"]) == (2, True)
+    dropped = predict("ingest", "--drop", "packed", "--home", "second")
+    assert dropped.out.startswith(f"dropped {tmp_path / 'packed'}\n0 runs ()")
 
 
 def test_export_over_something_needs_force_and_leaves_it_as_it_is(predict, home, tmp_path):

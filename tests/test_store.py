@@ -16,6 +16,9 @@ import predict
 from curate.errors import CheckFailed, InputError, OutputExists, UsageError
 from predict import store
 from predict.features import names
+from predict.imports.found import Choices
+from predict.imports.lineage import Lineage
+from predict.imports.run import import_logs
 from train.configs import GrpoConfig
 from train.records import CheckpointId, Run, RunFolder, run_id
 
@@ -314,6 +317,85 @@ def test_recorded_sources_are_read_again_each_time(study, tmp_path):
     counts = predict.ingest(study.home)
     assert counts["new_runs"] == 1
     assert json.loads((study.home / "sources.json").read_text()) == [str(other.home)]
+
+
+def recorded(home: Path) -> list[str]:
+    return json.loads((home / "sources.json").read_text())
+
+
+def test_a_dropped_source_is_forgotten_and_its_files_stay(study, tmp_path, monkeypatch):
+    wrong, right = Study(tmp_path / "wrong"), Study(tmp_path / "right")
+    kept = wrong.sft("mistake").path / "run.json"
+    right.sft("meant")
+    predict.ingest(study.home, [wrong.home])
+    monkeypatch.chdir(tmp_path)
+    counts = predict.ingest(study.home, [right.home], drop=["wrong"])
+    assert (counts["dropped"], counts["stages"]) == ([str(wrong.home)], {"base": 1, "sft": 1})
+    assert study.sql("SELECT run_id FROM runs WHERE stage = 'sft'") == [{"run_id": "meant"}]
+    assert kept.exists()
+    assert recorded(study.home) == [str(right.home)]
+    assert predict.ingest(study.home)["runs"] == 2
+
+
+def test_a_source_that_went_missing_can_be_dropped(study, tmp_path):
+    other = Study(tmp_path / "other")
+    other.sft("more")
+    predict.ingest(study.home, [other.home])
+    shutil.rmtree(other.home)
+    with pytest.raises(InputError, match="ingest --drop"):
+        predict.ingest(study.home)
+    assert predict.ingest(study.home, drop=[str(other.home)])["runs"] == 1
+
+
+def imported(home: Path, folder: Path, name: str, right: str) -> str:
+    """The id of a run made of one file of verdicts."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.csv").write_text(f"problem_id,correct\na,{right}\nb,1\n")
+    return import_logs("csv", folder / f"{name}.csv", home, Lineage(run=name), Choices())["runs"][0]["run_id"]
+
+
+@pytest.mark.parametrize("by", ["name", "id"])
+def test_an_imported_run_is_dropped_by_name_or_id_and_can_be_imported_anew(study, tmp_path, by):
+    identifier = imported(study.home, tmp_path / "logs", "mine", "0")
+    predict.ingest(study.home)
+    predict.ingest(study.home, drop=["mine" if by == "name" else identifier])
+    assert study.sql("SELECT run_id FROM runs") == [{"run_id": "base"}]
+    assert sorted(path.name for path in (study.home / "runs").iterdir()) == ["base"]
+    imported(study.home, tmp_path / "logs", "mine", "1")
+    predict.ingest(study.home)
+    assert study.sql("SELECT sum(num_correct)::INT AS n FROM evaluations") == [{"n": 2}]
+
+
+def test_what_is_to_be_dropped_stays_where_the_ingest_fails(study, tmp_path):
+    identifier = imported(study.home, tmp_path / "logs", "mine", "0")
+    other = Study(tmp_path / "other")
+    predict.ingest(study.home, [other.home])
+    before, files = digest(study.home / "runs.duckdb"), sorted((study.home / "runs" / identifier).rglob("*"))
+    with pytest.raises(InputError, match="nowhere"):
+        predict.ingest(study.home, [tmp_path / "nowhere"], drop=["mine", str(other.home)])
+    assert digest(study.home / "runs.duckdb") == before
+    assert sorted((study.home / "runs" / identifier).rglob("*")) == files
+    assert recorded(study.home) == [str(other.home)]
+    assert left_beside(study.home) == []
+
+
+def test_a_run_that_a_killed_ingest_was_dropping_goes_with_the_next_one(study, tmp_path):
+    folder = study.home / "runs" / imported(study.home, tmp_path / "logs", "mine", "0")
+    folder.rename(folder.with_name(f".{folder.name}.dropped"))
+    assert predict.ingest(study.home)["runs"] == 1
+    assert [path.name for path in (study.home / "runs").iterdir()] == ["base"]
+
+
+def test_only_a_recorded_source_or_an_imported_run_can_be_dropped(study, tmp_path):
+    other = Study(tmp_path / "other")
+    predict.ingest(study.home, [other.home])
+    with pytest.raises(UsageError, match=f"typo.*{re.escape(str(other.home))}"):
+        predict.ingest(study.home, drop=["typo"])
+    identifier = run_id("sft", {}, None, None, 0)
+    study.run(identifier, stage="sft")
+    with pytest.raises(UsageError, match="trained here"):
+        predict.ingest(study.home, drop=[identifier])
+    assert predict.ingest(study.home)["runs"] == 2
 
 
 def test_a_single_run_folder_and_a_folder_of_run_folders_are_sources(study, tmp_path):

@@ -79,7 +79,8 @@ def test_the_comparison_is_scipys_sign_flip_of_the_bases_differences(study):
 def test_paired_differences_are_scipys_t_interval_over_the_bases(study):
     first = study.with_columns(twin=pl.int_range(pl.len()).over("base_model"))
     second = first.with_columns(pl.col("a") - 0.3 - 0.1 * pl.col("c"))
-    [row] = effects.paired(first, second, ["twin"], ("a",)).to_dicts()
+    [(_, table)] = effects.contrast("", first, second, ["twin"], ("a",))
+    [row] = table.to_dicts()
     by_base = (0.3 + 0.1 * study.group_by("base_model").agg(pl.col("c").mean())["c"]).to_numpy()
     interval = stats.ttest_1samp(by_base, 0).confidence_interval(0.9)
     assert (row["pairs"], row["bases"]) == (40, 4)
@@ -103,7 +104,7 @@ def test_the_twins_signals_are_those_of_the_other_data_seed_of_the_cell():
             "cell": ["u", "u", "v"],
             "data_seed": [1, 2, 1],
             "outcome_pass_at_1": [0.1, 0.2, 0.3],
-            **dict.fromkeys(names, [1.0, 2.0, 3.0]),
+            **{name: [1.0, 2.0, 3.0] for name in names},
         }
     )
     swapped = effects._with_twins_signals(frame).sort("data_seed")

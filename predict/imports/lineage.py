@@ -126,7 +126,7 @@ def merged(run: Run, new: dict[str, Fact], name: str) -> Run:
         elif fact.said and old != fact.value:
             raise InputError(
                 f"run {name!r}: recorded with {field_name} {old!r}, came {fact.value!r}; give this one another --run name, "
-                f"or remove the folder of run {run.run_id} and import it anew"
+                f"or take it out with `predict ingest --drop {run.run_id}` and import it anew"
             )
     return Run(**known)
 

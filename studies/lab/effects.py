@@ -1,6 +1,6 @@
 """What holds of the runs themselves: controls, behaviours against their filler, convergence, learning rates, the paper's claims."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -20,6 +20,7 @@ PERMUTATIONS = 200
 KEPT = (32, 64, 128, 256)
 """Steps at which the long runs are measured."""
 OUTCOME = "outcome_pass_at_1"
+FIGURES = ("pass_at_1", "pass_at_64", OUTCOME, "outcome_tokens")
 
 
 def controls() -> Tables:
@@ -81,23 +82,22 @@ def _random_rewards() -> Tables:
     yield "pass@1 on B before RL, after RL with random rewards, and after RL with the verifier", both.sort("base_model")
 
 
-def paired(first: pl.DataFrame, second: pl.DataFrame, on: list[str], names: tuple[str, ...]) -> pl.DataFrame:
+def contrast(title: str, first: pl.DataFrame, second: pl.DataFrame, on: Sequence[str], names: Sequence[str] = FIGURES) -> Tables:
     """Mean difference first - second of matched checkpoints, a value a base, with a t interval and the sign-flip p over bases."""
     columns = list(dict.fromkeys(["base_model", *on]))
     both = first.select(*columns, *names).join(second.select(*columns, *names), on=columns, suffix="_other")
+    if both["base_model"].n_unique() < 2:
+        return
     table = []
     for name in names:
         by_base = (
             both.group_by("base_model").agg((pl.col(name) - pl.col(f"{name}_other")).mean()).sort("base_model")[name].to_numpy()
         )
-        mean, error = float(by_base.mean()), float(by_base.std(ddof=1) / np.sqrt(len(by_base)))
-        half = float(stats.t.ppf(0.95, len(by_base) - 1)) * error
+        low, high = stats.ttest_1samp(by_base, 0).confidence_interval(0.9)
         p = sign_flip_p(by_base, np.random.default_rng(0))
-        table.append((name, len(both), len(by_base), mean, mean - half, mean + half, p))
-    return pl.DataFrame(table, schema=["figure", "pairs", "bases", "difference", "low 90", "high 90", "p"], orient="row")
-
-
-FIGURES = ("pass_at_1", "pass_at_64", OUTCOME, "outcome_tokens")
+        table.append((name, len(both), len(by_base), float(by_base.mean()), float(low), float(high), p))
+    columns = ["figure", "pairs", "bases", "difference", "low 90", "high 90", "p"]
+    yield title, pl.DataFrame(table, schema=columns, orient="row")
 
 
 def behaviors() -> Tables:
@@ -113,8 +113,7 @@ def behaviors() -> Tables:
         kept = frame.filter(pl.col("base_model").str.contains(kind), pl.col("data_seed") == 1)
         for first, second in contrasts:
             sides = [kept.filter(pl.col("variant") == name, pl.col("epochs") < 32) for name in (first, second)]
-            if min(map(len, sides)) > 1:
-                yield f"{first} less {second}, {kind} bases", paired(*sides, ["epochs"], FIGURES)
+            yield from contrast(f"{first} less {second}, {kind} bases", *sides, ["epochs"])
 
 
 def convergence() -> Tables:
@@ -167,11 +166,10 @@ def claims() -> Tables:
     ladder = {name: frame.filter(pl.col("variant") == f"vary-{n}", pl.col("epochs") == e) for name, n, e in
               (("1536 x 1", 1536, 1), ("768 x 2", 768, 2), ("384 x 4", 384, 4))}  # fmt: skip
     for first, second in (("768 x 2", "1536 x 1"), ("384 x 4", "768 x 2")):
-        if min(len(ladder[first]), len(ladder[second])) > 1:
-            yield f"(a) equal updates, {first} less {second}", paired(ladder[first], ladder[second], [], FIGURES)
+        yield from contrast(f"(a) equal updates, {first} less {second}", ladder[first], ladder[second], [])
     core = of_parts("core", "twins")
     if len(core) < 2:
         return
     mixes = [core.filter(pl.col("length_mix") == mix) for mix in ("short", "varying")]
-    yield "(b) short traces alone less varying ones", paired(mixes[0], mixes[1], ["setting", "data_seed"], FIGURES)
+    yield from contrast("(b) short traces alone less varying ones", *mixes, ["setting", "data_seed"])
     yield "(c) rank correlation by k, all checkpoints", rank_by_k(core)
