@@ -11,7 +11,7 @@ import typer
 from curate.config import load_config
 from curate.recipe import load_recipe
 from train.configs import CONFIGS
-from train.study import StudyConfig
+from train.study_plan import StudyConfig
 
 ROOT = Path(__file__).parent.parent
 COMMAND = re.compile(r"^(curate|train|predict) ([a-z][a-z-]*)(.*)$", re.MULTILINE)

@@ -22,7 +22,8 @@ from train.configs import CONFIGS
 from train.datasets import open_dataset, open_problems
 from train.identity import grpo_run, sft_run
 from train.records import RunFolder
-from train.study import StudyConfig, plan, run_study
+from train.study import run_study
+from train.study_plan import StudyConfig, plan
 
 BASE = Path(__file__).parent.parent / "studies/lab/bases/l4-behaved-s0"
 RECIPE = {

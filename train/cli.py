@@ -128,7 +128,8 @@ def study(
 ) -> None:
     """Run a grid of SFT-then-RL runs; what is done is skipped."""
     from curate.config import load_config
-    from train.study import StudyConfig, run_study
+    from train.study import run_study
+    from train.study_plan import StudyConfig
 
     settings = load_config(config, StudyConfig, [*(overrides or []), *_home(home)])
     summary = run_study(settings, stages=stages, workers=workers, shard=shard, dry_run=dry_run, silent=as_json)

@@ -4,117 +4,33 @@ A *chain* is one checkpoint's way through the stages: sft -> signals -> grpo (pe
 independent, so workers take one each, and a study that was killed goes on where it stood.
 """
 
-import difflib
-import itertools
-import multiprocessing
-import os
 import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field
 
 from curate.build import build
-from curate.config import Config, check_config, read_yaml, set_key
+from curate.config import check_config, read_yaml, set_key
 from curate.errors import CheckFailed, ForerunError, InputError, UsageError
 from curate.files import content_hash, read_json, write_json, write_text
 from curate.recipe import load_recipe
 from train import checkpoints
-from train.configs import EvaluateConfig, GrpoConfig, HeldoutKind, ProblemSet, Purpose, SftConfig
+from train.configs import EvaluateConfig, GrpoConfig, ProblemSet, Purpose, SftConfig
 from train.datasets import Dataset, open_dataset, open_problems
 from train.identity import grpo_run, sft_run
 from train.records import Run, RunFolder, workspace
+from train.stage_process import StageProcesses
+from train.study_plan import BASE, Cell, StudyConfig, chosen_stages, plan, sharded, variants_of
 
-Stage = Literal["build", "sft", "signals", "grpo", "outcome"]
-STAGES: tuple[Stage, ...] = ("build", "sft", "signals", "grpo", "outcome")
-BASE = "base"
-"""In place of a variant: RL starts from the base model itself, without SFT."""
 EXPECTED_SECONDS = {"build": 20.0, "sft": 15.0, "signals": 25.0, "grpo": 60.0, "outcome": 25.0}
 """For the estimate before anything has been timed: the embedded task on one core."""
-
-
-class Seeds(Config):
-    """Which seeds each stage runs with."""
-
-    data: tuple[int, ...] = (0,)
-    sft: tuple[int, ...] = (0,)
-    rl: tuple[int, ...] = (0,)
-
-
-class RlProblems(Config):
-    """How many of the dataset's RL problems are sampled before RL."""
-
-    problems: int = Field(128, ge=1)
-    num_samples: int = Field(32, ge=1)
-
-
-class Measurements(Config):
-    """What is measured before RL and after it."""
-
-    signals: ProblemSet
-    rl_signals: RlProblems | None = None
-    outcome: ProblemSet
-    shifted: ProblemSet | None = None
-    """After RL alone: problems of another kind."""
-    heldout: tuple[HeldoutKind, ...] = ("shared", "own")
-    temperature: float = Field(1.0, ge=0)
-    max_tokens: int = Field(120, ge=1)
-    seed: int = 0
-
-
-class StudyConfig(Config):
-    """`train study`: bases x variants x grid x seeds."""
-
-    name: str
-    home: Path | None = None
-    bases: tuple[str, ...] = Field(min_length=1)
-    """Run ids, model folders, or names of shipped bases."""
-    recipe: Path
-    """A `curate` recipe; its variants are a factor."""
-    sft: dict[str, Any] = {}
-    evaluate: Measurements
-    grpo: dict[str, Any] = {}
-    grid: dict[str, list[Any]] = {}
-    """Factors by dotted key (`sft.learning_rate`), crossed; `variant` narrows the recipe's variants."""
-    include: list[dict[str, Any]] = []
-    """Cells beside the grid, each a mapping of the same keys."""
-    exclude: list[dict[str, Any]] = []
-    """Cells to leave out: those that agree with every key of one of these mappings."""
-    seeds: Seeds = Seeds()
-    stages: tuple[Stage, ...] = STAGES
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One recipe variant on one base with one choice of settings and seeds."""
-
-    base: str
-    variant: str
-    overrides: dict[str, Any]
-    data_seed: int
-    sft_seed: int
-
-    @property
-    def name(self) -> str:
-        """Everything but the seeds."""
-        return content_hash([self.base, self.variant, self.overrides])
-
-    @property
-    def label(self) -> str:
-        """What the progress lines call it."""
-        settings = " ".join(f"{key.partition('.')[2] or key}={value}" for key, value in self.overrides.items())
-        seeds = f"data {self.data_seed} sft {self.sft_seed}"
-        return " ".join(filter(None, (self.variant, settings, f"({Path(self.base).name}, {seeds})")))
 
 
 @dataclass
@@ -163,9 +79,9 @@ def run_study(
         UsageError: an unknown stage, shard or setting.
         CheckFailed: some runs failed; the others were finished, and a rerun takes up the failed ones.
     """
-    chosen = _stages(config, stages)
+    chosen = chosen_stages(config, stages)
     study = _Study(config, chosen)
-    cells = _sharded(list(plan(config)), shard)
+    cells = sharded(list(plan(config)), shard)
     for cell in cells:
         study.check(cell)
     progress = Progress(_counts(cells, config, chosen), silent, workers)
@@ -202,69 +118,9 @@ def _run_chains(study: "_Study", cells: list[Cell], workers: int, progress: Prog
                     raise error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            study.kill_children()
+            study.processes.stop()
             raise
     return failures
-
-
-def plan(config: StudyConfig) -> Iterator[Cell]:
-    """The cells of a study in the order they are run: seeds outermost, so that a study cut short is still whole."""
-    variants = _variants(config)
-    grid = {"variant": variants, **config.grid}
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    points += [{"variant": variants[0], **extra} for extra in config.include]
-    for rule in (config.grid, *config.include, *config.exclude):
-        _check_keys(rule)
-    unknown = [point["variant"] for point in points if point["variant"] not in (*variants, BASE)]
-    if unknown:
-        raise UsageError(
-            f"variant {unknown[0]!r}: the recipe {config.recipe} has {', '.join(variants)}; {BASE!r} is a start without SFT"
-        )
-    kept = [point for point in points if not any(_agrees(point, rule) for rule in config.exclude)]
-    for data_seed, sft_seed, base, point in itertools.product(config.seeds.data, config.seeds.sft, config.bases, kept):
-        overrides = {key: value for key, value in point.items() if key != "variant"}
-        yield Cell(base, point["variant"], overrides, data_seed, sft_seed)
-
-
-def _variants(config: StudyConfig) -> list[str]:
-    names = [variant["name"] for variant in read_yaml(config.recipe).get("variants", [])]
-    if not names:
-        raise UsageError(f"{config.recipe}: a study needs a recipe with variants")
-    return names
-
-
-def _check_keys(rule: dict[str, Any]) -> None:
-    """A misspelt key would otherwise exclude nothing, or be found only once its cell is run."""
-    stages: dict[str, type[Config]] = {"sft": SftConfig, "grpo": GrpoConfig}
-    known = ["variant", *(f"{stage}.{name}" for stage, settings in stages.items() for name in settings.model_fields)]
-    for key in rule:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UsageError(f"key {key!r}: expected variant, sft.<setting> or grpo.<setting>{hint}")
-
-
-def _agrees(point: dict[str, Any], rule: dict[str, Any]) -> bool:
-    return all(point.get(key) == value for key, value in rule.items())
-
-
-def _stages(config: StudyConfig, wanted: str | None) -> tuple[str, ...]:
-    if wanted is None:
-        return config.stages
-    names = tuple(name.strip() for name in wanted.split(","))
-    unknown = [name for name in names if name not in STAGES]
-    if unknown:
-        raise UsageError(f"--stages: expected some of {', '.join(STAGES)}, came {unknown[0]!r}")
-    return names
-
-
-def _sharded(cells: list[Cell], shard: str | None) -> list[Cell]:
-    if shard is None:
-        return cells
-    index, _, count = shard.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UsageError(f"--shard: expected I/N with 0 <= I < N, came {shard!r}")
-    return cells[int(index) :: int(count)]
 
 
 def _counts(cells: list[Cell], config: StudyConfig, stages: tuple[str, ...]) -> dict[str, int]:
@@ -278,18 +134,6 @@ def _counts(cells: list[Cell], config: StudyConfig, stages: tuple[str, ...]) -> 
     return {stage: per_stage[stage] for stage in stages}
 
 
-def _process_context() -> ForkServerContext:
-    """Processes forked from a server that has torch imported already: a stage starts at once, not after seconds.
-
-    One thread each: on a shared CPU two threads of a small model run slower than one. PYTHONSAFEPATH keeps a
-    user's own train.py in the current folder from shadowing this package.
-    """
-    os.environ.update(OMP_NUM_THREADS="1", PYTHONSAFEPATH="1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train.sft", "train.grpo", "train.evaluate"])
-    return context
-
-
 class _Study:
     """Knows the files of one study and runs its stages."""
 
@@ -297,11 +141,9 @@ class _Study:
         self.config, self.stages = config, stages
         self.home = workspace(config.home)
         self.jobs = self.home / "studies" / config.name
-        self.children: set[BaseProcess] = set()
-        self.stopping = False
         self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         """One a run or evaluation: two cells that differ in RL settings alone share their SFT run."""
-        self.processes = _process_context()
+        self.processes = StageProcesses()
         self.bases = {name: checkpoints.resolve(name, self.home) for name in config.bases}
 
     def datasets(self, seed: int) -> Path:
@@ -362,7 +204,7 @@ class _Study:
     def _dataset_of(self, cell: Cell) -> Path:
         """The cell's dataset folder; for a start without SFT any variant's, since the held-out and the RL set are in each."""
         folder = self.datasets(cell.data_seed)
-        return folder / (cell.variant if cell.variant != BASE else _variants(self.config)[0])
+        return folder / (cell.variant if cell.variant != BASE else variants_of(self.config)[0])
 
     def _start(self, cell: Cell, dataset: Dataset, progress: Progress) -> str:
         """The run id of the checkpoint that RL starts from, trained if that is one of the stages."""
@@ -445,58 +287,7 @@ class _Study:
     def _stage(self, stage: str, name: str, settings: dict[str, Any]) -> float:
         """Write the stage's config file and run it in a process of its own; returns seconds."""
         write_text(self.jobs / "configs" / f"{stage}-{name}.yaml", yaml.safe_dump(settings, sort_keys=False))
-        began = time.monotonic()
-        receiver, sender = self.processes.Pipe(duplex=False)
-        process = self.processes.Process(target=run_stage, args=(stage, settings, sender))
-        process.start()
-        sender.close()
-        message = self._ended(process, receiver)
-        if process.exitcode:
-            raise InputError(f"train {stage} ended with code {process.exitcode}: {message or 'no message; was it killed?'}")
-        return time.monotonic() - began
-
-    def _ended(self, process: BaseProcess, receiver: Connection) -> str:
-        """Wait for a stage's process and what it says; if this one is told to end, so is the stage."""
-        self.children.add(process)
-        try:
-            if self.stopping:
-                process.terminate()
-            message = _received(receiver)
-            process.join()
-        except BaseException:
-            process.terminate()
-            raise
-        finally:
-            self.children.discard(process)
-        return message
-
-    def kill_children(self) -> None:
-        """End the stages under way, and those that a worker is about to start; each leaves a state to go on from."""
-        self.stopping = True
-        for child in list(self.children):
-            child.terminate()
-
-
-def _received(receiver: Connection) -> str:
-    """What a stage said before it ended; nothing if it went well or was killed."""
-    try:
-        return str(receiver.recv())
-    except EOFError:
-        return ""
-
-
-def run_stage(stage: str, settings: dict[str, Any], sender: Connection) -> None:
-    """The body of a stage's process: run it, send the message of an error that a person can act on."""
-    from train.cli import run_config
-
-    try:
-        run_config(stage, settings)
-    except ForerunError as error:
-        sender.send(str(error))
-        sys.exit(error.exit_code)
-    except Exception as error:
-        sender.send(f"{type(error).__name__}: {error}")
-        raise
+        return self.processes.run(stage, settings)
 
 
 def _overridden(data: dict[str, Any], cell: Cell, stage: str, home: Path, seed: int) -> dict[str, Any]:
