@@ -1,6 +1,7 @@
 #!/bin/sh
 # Run the parts of the study in the order of PROTOCOL.md; what is done is skipped.
 #   sh studies/lab/protocol.sh HOME [WORKERS] [PART ...]
+# The prospective part has two halves and is named each time: forecasts are made and committed between `candidates` and `results`.
 # `smoke` is no part of it: two of the first checkpoints, to see that they come out again.
 set -eu
 home=$1 workers=${2:-2}
@@ -16,6 +17,12 @@ pairs() {
         printf '{variant: vary-768, sft.epochs: 2, %s}, {variant: vary-96, sft.epochs: 32, sft.learning_rate: 0.006, %s}, ' "$rl" "$rl"
     done
     printf ']'
+}
+# Six cells that no other part has, on two new bases (BASES, where bases.sh put them) and two old ones.
+prospective() {
+    part --set "bases=[${BASES:?the folder of the two new bases}/l5-behaved-s2, $BASES/l4-plain-s2, l4-behaved-s1, l5-plain-s0]" --set sft.epochs=8 --set "include=[
+        {variant: vary-256, sft.learning_rate: 0.001}, {variant: short-256, sft.learning_rate: 0.001}, {variant: long-256, sft.learning_rate: 0.001},
+        {variant: vary-256, sft.learning_rate: 0.004}, {variant: short-256, sft.learning_rate: 0.004}, {variant: long-256, sft.learning_rate: 0.004}]" "$@"
 }
 for name in $parts; do
     case $name in
@@ -34,6 +41,8 @@ for name in $parts; do
     groups) part --set "include=$(pairs 'grpo.group_size: 8, grpo.problems: 48' 'grpo.group_size: 32, grpo.problems: 12')" ;;
     random) part --set "include=[{variant: vary-768, sft.epochs: 2, grpo.reward: random}]" ;;
     converged) part --set "include=$(echo "$strata" | sed 's/}/, grpo.steps: 256, grpo.keep_steps: [32, 64, 128]}/g')" ;;
+    candidates) prospective --stages build,sft,signals ;;
+    results) prospective ;;
     rates) part --set "include=$(pairs 'grpo.learning_rate: 0.0003' 'grpo.learning_rate: 0.0012')" ;;
     *) echo "unknown part $name" >&2; exit 2 ;;
     esac
