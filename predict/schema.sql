@@ -189,19 +189,28 @@ WITH early AS ( -- reward in the first 5 steps: level at step 1 and change a ste
     SELECT run_id, step, any_value(value) FILTER (k = 1) AS post_pass_at_1,
            any_value(value) FILTER (k = 8) AS post_pass_at_8, any_value(value) FILTER (k = 64) AS post_pass_at_64
     FROM checkpoint_pass WHERE purpose = 'outcome' GROUP BY run_id, step
+), late AS ( -- of a run that was evaluated as it went: a mean over the last 5 steps measured, steadier than the last one
+    SELECT run_id, avg(value) AS post_last5_pass_at_1
+    FROM (
+        SELECT run_id, value FROM checkpoint_pass JOIN ended USING (run_id)
+        WHERE purpose = 'outcome' AND k = 1 AND step BETWEEN 1 AND steps
+        QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY step DESC) <= 5
+    )
+    GROUP BY run_id HAVING count(*) = 5
 ), shifted AS (
     SELECT run_id, step, value AS post_shifted_pass_at_1 FROM checkpoint_pass WHERE purpose = 'outcome_shifted' AND k = 1
 )
 SELECT r.run_id, r.rl_seed, r.rl_recipe, r.status, r.parent_run_id AS start_run_id, r.parent_step AS start_step,
        r.stage, r.base_model, r.cell, r.steps, r.seconds, r.created_at,
        start.* EXCLUDE (run_id, step),
-       post_pass_at_1, post_pass_at_8, post_pass_at_64, post_shifted_pass_at_1,
+       post_pass_at_1, post_pass_at_8, post_pass_at_64, post_last5_pass_at_1, post_shifted_pass_at_1,
        counts.mean_tokens AS post_tokens, counts.half_1, counts.half_2, counts.sampling_variance,
        early_reward_start, early_reward_slope
 FROM runs r
 LEFT JOIN checkpoint_signals start ON start.run_id = r.parent_run_id AND start.step = r.parent_step
 LEFT JOIN ended ON ended.run_id = r.run_id
 LEFT JOIN post ON post.run_id = ended.run_id AND post.step = ended.steps
+LEFT JOIN late ON late.run_id = r.run_id
 LEFT JOIN shifted ON shifted.run_id = ended.run_id AND shifted.step = ended.steps
 LEFT JOIN checkpoint_counts counts ON counts.run_id = ended.run_id AND counts.step = ended.steps AND counts.purpose = 'outcome'
 LEFT JOIN early ON early.run_id = r.run_id
@@ -213,7 +222,8 @@ WITH outcomes AS (
     SELECT start_run_id, start_step, rl_recipe,
            avg(post_pass_at_1) AS outcome_pass_at_1, stddev_samp(post_pass_at_1) AS outcome_sd,
            count(post_pass_at_1) AS n_rl_seeds, avg(post_pass_at_64) AS outcome_pass_at_64,
-           avg(post_shifted_pass_at_1) AS outcome_shifted_pass_at_1, avg(post_tokens) AS outcome_tokens,
+           avg(post_last5_pass_at_1) AS outcome_last5_pass_at_1, avg(post_shifted_pass_at_1) AS outcome_shifted_pass_at_1,
+           avg(post_tokens) AS outcome_tokens,
            avg(half_1) AS outcome_half_1, avg(half_2) AS outcome_half_2,
            avg(sampling_variance) / count(post_pass_at_1) AS outcome_sampling_variance,
            avg(early_reward_start) AS early_reward_start, avg(early_reward_slope) AS early_reward_slope,
@@ -274,7 +284,8 @@ WITH candidates AS (
     SELECT start_run_id || '@' || start_step AS id, rl_recipe, min(created_at) AS rl_created_at
     FROM rl_runs GROUP BY start_run_id, start_step, rl_recipe
 ), results AS (
-    SELECT run_id || '@' || step AS id, rl_recipe, outcome_pass_at_1, outcome_pass_at_64, outcome_shifted_pass_at_1 FROM checkpoints
+    SELECT run_id || '@' || step AS id, rl_recipe, outcome_pass_at_1, outcome_pass_at_64, outcome_last5_pass_at_1, outcome_shifted_pass_at_1
+    FROM checkpoints
 ), starts AS ( -- equal in the rows of all recipes
     SELECT run_id || '@' || step AS id, any_value(variant) AS variant, any_value(sft_learning_rate) AS sft_learning_rate,
            any_value(epochs) AS epochs, any_value(data_seed) AS data_seed, any_value(pass_at_1) AS pass_at_1,
@@ -283,6 +294,7 @@ WITH candidates AS (
 ), compared AS (
     SELECT meant.*, rl_created_at, CASE outcome
                WHEN 'outcome_pass_at_1' THEN outcome_pass_at_1 WHEN 'outcome_pass_at_64' THEN outcome_pass_at_64
+               WHEN 'outcome_last5_pass_at_1' THEN outcome_last5_pass_at_1
                WHEN 'outcome_shifted_pass_at_1' THEN outcome_shifted_pass_at_1 END AS measured
     FROM meant
     LEFT JOIN results ON results.id = meant.c.id AND results.rl_recipe = meant.rl_recipe

@@ -248,6 +248,21 @@ def test_a_wandb_history_and_a_charts_export_give_the_same_curve(tmp_path):
     assert store.query(tmp_path / "home0", "SELECT config->>'learning_rate' AS rate FROM runs").rows() == [("0.001",)]
 
 
+def test_a_downloaded_history_artifact_of_wandb_is_the_curve_of_its_run(tmp_path):
+    """A folder named after the artifact with one Parquet file, rows as of scan_history: docs.wandb.ai, 'missing steps in a CSV export'."""
+    folder = tmp_path / "3k2j9x-history:v0"
+    folder.mkdir()
+    rows = {"_step": [1, 2, 3], "_timestamp": [1700000001.5, 1700000002.5, 1700000003.5], "train/reward": [0.25, None, 0.5]}
+    pl.DataFrame(rows).write_parquet(folder / "0000.parquet")
+    [run] = bring("wandb", folder, tmp_path / "home")["runs"]
+    assert (run["name"], run["run_id"], run["stage"]) == ("3k2j9x", imported_id("3k2j9x"), "grpo")
+    found = asked(tmp_path / "home", "SELECT step, value FROM curves WHERE name = 'train/reward' ORDER BY step")
+    assert found == [(1, 0.25), (3, 0.5)]
+    (folder / "0001.parquet").write_bytes((folder / "0000.parquet").read_bytes())
+    with pytest.raises(InputError, match="expected one Parquet file"):
+        bring("wandb", folder, tmp_path / "home")
+
+
 def test_wandbs_binary_log_is_refused_with_the_way_out(tmp_path):
     (tmp_path / "run-1.wandb").write_bytes(b"\x00")
     with pytest.raises(InputError, match="scan_history"):

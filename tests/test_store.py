@@ -480,6 +480,31 @@ def test_the_outcome_is_that_of_the_final_step_of_the_finished_runs(small):
     assert others == [{"post_pass_at_1": None, "half_1": None, "half_2": None, "post_tokens": None}] * 2
 
 
+def test_the_mean_of_the_last_5_evaluations_stands_beside_the_outcome_of_the_final_step(study):
+    """Of steps 0 to 6 the last five are 2 to 6; what was measured for another purpose or past the end counts nowhere."""
+    study.sft()
+    for name, first in (("long", 0), ("other", 1)):
+        folder = study.rl(name, [8, 8], steps=6, rl_seed=first)
+        for step in (0, 1, 2, 3, 4, 6, 9):
+            measure(folder, step, OUTCOME, [step + first, step + first] if step < 9 else [0, 0], purpose="outcome")
+        measure(folder, 4, {**OUTCOME, "split": "C"}, [8, 8], purpose="other")
+    row = study.checkpoint()
+    long, other = (2 + 3 + 4 + 8 + 6) / 5 / 8, (3 + 4 + 5 + 8 + 7) / 5 / 8
+    assert row["outcome_last5_pass_at_1"] == pytest.approx((long + other) / 2)
+    assert row["outcome_pass_at_1"] == pytest.approx((6 / 8 + 7 / 8) / 2)
+    write_forecast(study.home, "late", outcome="outcome_last5_pass_at_1", candidates=[{"id": "sft@10", "point": 0.5}])
+    predict.ingest(study.home)
+    assert study.sql("SELECT measured FROM forecasts") == [{"measured": pytest.approx((long + other) / 2)}]
+
+
+def test_of_fewer_than_5_evaluations_no_mean_is_made(study):
+    study.sft()
+    folder = study.rl("short", [4, 4], steps=5)
+    for step in (0, 1, 2, 3):
+        measure(folder, step, OUTCOME, [8, 8], purpose="outcome")
+    assert study.checkpoint()["outcome_last5_pass_at_1"] is None
+
+
 def test_a_collapsed_run_counts_and_is_flagged(study):
     study.sft()
     study.rl("good", [8, 4], rl_seed=0)

@@ -1,6 +1,6 @@
 """NeMo-RL: `evaluation_data.json` with its `config.json` (eval.save_path).
 
-The reward of an evaluation is its verdict. Its `pass@k` in a training log means any of k, not the unbiased estimate.
+Training curves are in the tracker that it logged to (import `wandb` or `mlflow`). The reward of an evaluation is its verdict. Its `pass@k` in a training log means any of k, not the unbiased estimate.
 """
 
 from pathlib import Path
@@ -25,7 +25,10 @@ def read(path: Path, choices: Choices) -> list[Found]:
     document = reading.document(file)
     data = document.get("evaluation_data") if isinstance(document, dict) else None
     if not isinstance(data, list):
-        raise InputError(f"{file}: expected NeMo-RL's evaluation_data.json, an object with `evaluation_data`")
+        raise InputError(
+            f"{file}: expected NeMo-RL's evaluation_data.json, an object with `evaluation_data`; its training curves are in its tracker: "
+            "import wandb or mlflow"
+        )
     settings = reading.document(file.with_name("config.json")) if file.with_name("config.json").exists() else {}
     name, step = name_and_step(str(settings.get("model_name") or file.resolve().parent.name))
     found = Found(name=name, engine="nemo-rl")

@@ -1,7 +1,7 @@
 """Weights & Biases: a history saved as CSV or Parquet, from the API or from a chart's export.
 
 From the API, `pd.DataFrame(run.scan_history()).to_csv(...)`: `_step`, `_timestamp` and a column a metric, each row
-holding what one call of `log` gave. From a chart: `Step` and a column `RUN - METRIC` a run, with `__MIN` and `__MAX` beside.
+holding what one call of `log` gave. The artifact `RUN_ID-history:v0`, downloaded, is a folder with the same as Parquet. From a chart: `Step` and a column `RUN - METRIC` a run, with `__MIN` and `__MAX` beside.
 A `config.yaml` or `config.json` beside the file is read too. The binary `run-ID.wandb` is not.
 """
 
@@ -19,7 +19,7 @@ from predict.imports.found import Choices, Found, select_runs
 from predict.imports.naming import utc, written
 
 STEPS = ("_step", "Step", "step", "global_step", "train/global_step")
-EXPECTED = "a history as CSV or Parquet with _step (run.scan_history()), or a chart's export with Step"
+EXPECTED = "a history as CSV or Parquet with _step (run.scan_history(), or the folder of its history artifact), or a chart's export with Step"
 
 
 def read(path: Path, choices: Choices) -> list[Found]:
@@ -28,20 +28,25 @@ def read(path: Path, choices: Choices) -> list[Found]:
     Raises:
         InputError: the binary log, or a table without steps.
     """
+    is_artifact = path.is_dir() and any(path.glob("*.parquet"))
+    if is_artifact:
+        path = reading.only(sorted(path.glob("*.parquet")), path, "one Parquet file, the history artifact of a run")
     if path.is_dir() or path.suffix == ".wandb":
         raise InputError(f"{path}: expected {EXPECTED}; the binary log is not read: `wandb sync` it, then export its history")
     table = mapped(read_table(path), choices.columns, path)
     step = next((name for name in STEPS if name in table.columns), None)
     if step is None:
         raise InputError(f"{path}: expected {EXPECTED}; came {', '.join(table.columns[:20])}")
-    runs = _of_chart(table, step, path) if any(" - " in name for name in table.columns) else [_of_history(table, step, path)]
+    is_chart = any(" - " in name for name in table.columns)
+    runs = _of_chart(table, step, path) if is_chart else [_of_history(table, step, path, is_artifact)]
     return select_runs(runs, choices.pick, path)
 
 
-def _of_history(table: pl.DataFrame, step: str, path: Path) -> Found:
-    found = Found(
-        name=path.resolve().parent.name if path.stem == "history" else path.stem, engine="wandb", finished_at=written(path)
-    )
+def _of_history(table: pl.DataFrame, step: str, path: Path, is_artifact: bool) -> Found:
+    """The run, named by its file; by its folder where the file's name says nothing."""
+    folder = path.resolve().parent.name.partition("-history:")[0]
+    name = folder if is_artifact or path.stem == "history" else path.stem
+    found = Found(name=name, engine="wandb", finished_at=written(path))
     metrics = [name for name in table.columns if not name.startswith("_") and name != step]
     for number, row in enumerate(table.to_dicts(), start=1):
         found.log(row[step], {name: row[name] for name in metrics}, f"{path}, row {number}")
