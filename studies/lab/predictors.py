@@ -250,12 +250,14 @@ def mediators() -> Tables:
     if frame["base_model"].n_unique() < 6:
         return
     rows = Within.of(frame)
-    known: tuple[tuple[str, ...], ...] = (
+    known: list[tuple[str, ...]] = [
         (),
-        ("pass_at_1",),
+        PRIMARY[:1],
         ("pass_at_1", "mean_tokens"),
         ("pass_at_1", "mean_tokens", "truncated_share"),
-    )
+    ]
+    if "style_long_share" in rows.frame.columns and not rows.frame["style_long_share"].null_count():
+        known.append(("pass_at_1", "style_long_share", "style_full_share"))
     table = []
     for covariates in known:
         for signal in ("gen_loss_style_free", "pass_at_8", "pass_at_64", "mixed_share"):

@@ -62,7 +62,9 @@ def checkpoints(**changes: object) -> pl.DataFrame:
         return predict.load(store(), recipe()).clear()
     frame = predict.load(store(), chosen).filter(pl.col("outcome_pass_at_1").is_not_null())
     first = runs(**changes).filter(pl.col("rl_seed") == 0).select("id", outcome_seed_0="outcome")
-    frame = frame.join(first, on="id", how="left", maintain_order="left")
+    frame = frame.join(first, on="id", how="left", maintain_order="left").join(
+        styles(), on="run_id", how="left", maintain_order="left"
+    )
     key = pl.concat_str([pl.col("n_examples"), pl.col("epochs"), pl.col("sft_learning_rate")], separator=" ")
     names = {f"{examples} {epochs} {rate}": name for (examples, epochs, rate), name in SETTINGS.items()}
     return frame.with_columns(setting=key.replace_strict(names, default=None)).with_columns(part=_part())
@@ -73,6 +75,13 @@ def runs(**changes: object) -> pl.DataFrame:
     query = f"""SELECT start_run_id || '@' || start_step AS id, rl_seed, post_pass_at_1 AS outcome, status
         FROM rl_runs WHERE rl_recipe = '{recipe(**changes)}' AND post_pass_at_1 IS NOT NULL ORDER BY id, rl_seed"""
     return predict.query(store(), query)
+
+
+@cache
+def styles() -> pl.DataFrame:
+    """Shares of the styles in what each checkpoint writes before RL, where `styles.py --record` measured them."""
+    kept = "SELECT run_id, name, value FROM signals WHERE name ^@ 'style_' ORDER BY run_id, name"
+    return predict.query(store(), kept).pivot("name", index="run_id", values="value")
 
 
 def _part() -> pl.Expr:
