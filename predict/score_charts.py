@@ -87,9 +87,12 @@ def rollouts(rows: pl.DataFrame, whole_run: int | None) -> Any:
     scale = alt.Scale(type="symlog", constant=64)
     x = alt.X("rollouts:Q", title="rollouts spent on a checkpoint", scale=scale, axis=alt.Axis(values=ticks, format=",d"))
     name = "held-out R²"
-    y = alt.Y("r2:Q", title=name, axis=alt.Axis(tickCount=6))
     shown = rows.with_columns(low=pl.col("r2") - pl.col("r2_sd"), high=pl.col("r2") + pl.col("r2_sd"))
-    colour = alt.Color("name:N", sort=order, scale=alt.Scale(domain=order, range=[*PALETTE, INK]))
+    floor = max(LOWEST_SHOWN, min(0.0, *shown["r2"], *shown["low"].drop_nulls()))
+    level = alt.Scale(domain=[floor, 1], clamp=True)
+    y = alt.Y("r2:Q", title=name, scale=level, axis=alt.Axis(tickCount=6))
+    legend = alt.Legend(symbolOpacity=1)
+    colour = alt.Color("name:N", sort=order, scale=alt.Scale(domain=order, range=[*PALETTE, INK]), legend=legend)
     base = alt.Chart(shown).encode(x=x, color=colour)
     dash = alt.StrokeDash(
         "kind:N", scale=alt.Scale(domain=["signal", "free", "early_rl"], range=[[1, 0], [1, 0], [5, 3]]), legend=None
@@ -97,7 +100,7 @@ def rollouts(rows: pl.DataFrame, whole_run: int | None) -> Any:
     shape = alt.Shape("name:N", sort=order, scale=alt.Scale(domain=order, range=SHAPES))
     spread = base.transform_filter("isValid(datum.low)").mark_rule(opacity=0.4, strokeWidth=3)
     layers = [
-        spread.encode(y=alt.Y("low:Q", title=name), y2="high:Q"),
+        spread.encode(y=alt.Y("low:Q", title=name, scale=level), y2="high:Q"),
         base.mark_line().encode(y=y, strokeDash=dash),
         base.mark_point(filled=True, size=55, opacity=1).encode(y=y, shape=shape),
     ]

@@ -121,7 +121,7 @@ class Page(HTMLParser):
 
 EXPECTED = {
     *("forecasts", "predictors", "outcome-pass_at_1", "outcome-pass_at_8", "outcome-mixed_share", "rank-by-k", "pass-at-k"),
-    *("residuals", "calibration-intervals", "calibration-best"),
+    *("residuals", "calibration-intervals", "calibration-best", "rollouts"),
 }
 
 
@@ -179,7 +179,7 @@ def test_few_runs_say_what_is_missing(tmp_path):
     facts = report.write(tmp_path, tmp_path / "report")
     text = (tmp_path / "report/index.html").read_text(encoding="utf-8")
     assert {"outcome-pass_at_1", "pass-at-k"} <= set(facts["figures"])
-    assert set(facts["missing"]) == {"forecasts", "predictors", "pass-at-k", "trust"}
+    assert set(facts["missing"]) == {"forecasts", "predictors", "rollouts", "pass-at-k", "trust"}
     assert "expected at least 5 rows" in text and "3 checkpoints have both, too few for a line" in text
     assert "No forecast has been written yet" in text
     assert Page(text).open == []
