@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from runs_of_study import checkpoints, of_parts, store
+from runs_of_study import checkpoints, of_parts, recipe, store
 from sklearn.base import BaseEstimator, RegressorMixin
 from within import STRATUM, Within, compared
 
@@ -16,6 +16,7 @@ from predict.estimators import LeastSquares
 from predict.features import Term
 from predict.intervals import clusters_of
 from predict.predictors import DEFAULTS, Predictor, parse
+from predict.rollouts import by_price
 
 Array = NDArray[np.float64]
 Tables = Iterator[tuple[str, pl.DataFrame]]
@@ -177,7 +178,10 @@ def rollouts() -> Tables:
     frame = of_parts("core", "twins")
     if frame["base_model"].n_unique() < 6:
         return
-    yield "", predict.rollout_curve(store())
+    curve = predict.rollout_curve(store(), rl_recipe=recipe())
+    signals, early = by_price(curve)
+    yield f"Held-out R2 by rollouts a checkpoint, one cell left out, all {curve['n'].max()} checkpoints: signals", signals
+    yield "The first steps of RL", early
 
 
 def regret() -> Tables:
