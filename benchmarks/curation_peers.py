@@ -6,6 +6,11 @@ Needs an environment with `datatrove[processing]`, spacy and datasketch. Prints 
 memory, and which ids were dropped by which step. Both keep the field's own settings where they have one: datatrove's MinHash
 is 14 buckets of 8 hashes and is not verified, its n-gram block drops for any hit; the script verifies LSH candidates by exact
 Jaccard, compares numbers, and drops for any shared 8-gram as open-r1 does. Shingles are of 3 words in both.
+
+What they leave out of what `curate build` does: words are split at white space by the script, without folding LaTeX, Unicode
+and spelled numbers; no 13-grams, coverage, renumbered or short benchmark questions, and no evidence of a hit; no verdict on
+near questions with different answers; no ledger, hashes, manifest, Parquet or prompt-completion file: one JSONL file is
+written. The script's bands miss no pair to speak of at 0.8 (1 - (1 - 0.8^4)^32 = 1 - 5e-8).
 """
 
 import json

@@ -7,10 +7,11 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, TextIO
 
-from curate.examples import Example, arrow_table, example_row, prompt_completion_row, schema
+from curate.examples import Example, arrow_table, example_row, schema
 from curate.files import atomic_file, canonical_json
 from curate.lengths import TokenCounter
 
@@ -63,10 +64,11 @@ def write_train(folder: Path, examples: Iterable[Example], epochs: int, count: T
         while batch := list(itertools.islice(stream, BATCH)):
             facts.see(batch, count)
             rows = [example_row(example) for example in batch]
-            for row, example in zip(rows, batch, strict=True):
-                _write_line(plain, row)
-                _write_line(pairs, prompt_completion_row(example))
-                digest.update(f"{separator}{canonical_json(row)}".encode())
+            for row in rows:
+                line, pair, canonical = _as_json(row)
+                plain.write(line)
+                pairs.write(pair)
+                digest.update(f"{separator}{canonical}".encode())
                 separator = ","
             table.write_table(arrow_table(rows, "examples"))
     digest.update(f"],{epochs}]".encode())
@@ -79,5 +81,13 @@ def _text_file(stack: contextlib.ExitStack, path: Path) -> TextIO:
     return stack.enter_context(partial.open("w", encoding="utf-8"))
 
 
-def _write_line(handle: TextIO, row: dict[str, Any]) -> None:
-    handle.write(_LINE.encode(row) + "\n")
+def _as_json(row: dict[str, Any]) -> tuple[str, str, str]:
+    """A row's line of train.jsonl, that of train_pc.jsonl and its canonical JSON; the texts, most of it, are quoted once."""
+    name, prompt, completion = map(encode_basestring, (row["id"], *(turn["content"] for turn in row["messages"])))
+    user, assistant = f'{{"role": "user", "content": {prompt}}}', f'{{"role": "assistant", "content": {completion}}}'
+    turns = f'{{"content":{prompt},"role":"user"}},{{"content":{completion},"role":"assistant"}}'
+    return (
+        f'{{"id": {name}, "messages": [{user}, {assistant}], "meta": {_LINE.encode(row["meta"])}}}\n',
+        f'{{"id": {name}, "prompt": [{user}], "completion": [{assistant}]}}\n',
+        f'{{"id":{name},"messages":[{turns}],"meta":{canonical_json(row["meta"])}}}',
+    )

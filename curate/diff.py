@@ -6,7 +6,7 @@ from typing import Any
 
 from curate.check import read_manifest
 from curate.examples import Example, read_examples, read_problems, read_table
-from curate.lengths import TokenCounter
+from curate.lengths import TokenCounter, distance
 
 IDS_SHOWN = 5
 CONTEXT = 30
@@ -128,19 +128,16 @@ def _lengths(one: _Side, other: _Side) -> dict[str, Any]:
 
     Wasserstein distance in tokens, and the Kolmogorov-Smirnov statistic.
     """
-    from scipy.stats import ks_2samp, wasserstein_distance
-
     units = {side.manifest["recipe"]["tokenizer"] for side in (one, other)}
     unit = units.pop() if len(units) == 1 else "words"
     count = TokenCounter(unit)
     a, b = (count.all([example.completion for example in side.rows.values()]) for side in (one, other))
-    both = bool(a and b)
+    apart = distance(a, b) or dict.fromkeys(("wasserstein_tokens", "kolmogorov_smirnov"))
     return {
         "unit": unit,
         "a": _spread(a, one.manifest["epochs"]),
         "b": _spread(b, other.manifest["epochs"]),
-        "wasserstein_tokens": float(wasserstein_distance(a, b)) if both else None,
-        "kolmogorov_smirnov": float(ks_2samp(a, b).statistic) if both else None,
+        **apart,
     }
 
 

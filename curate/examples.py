@@ -154,10 +154,11 @@ def schema(kind: str) -> Any:
 
 
 def arrow_table(rows: list[dict[str, Any]], kind: str) -> Any:
-    """Rows as an Arrow table with their declared schema."""
-    import pyarrow as pa
+    """Rows as an Arrow table with their declared schema; through Polars, since PyArrow would import pandas to look at lists."""
+    import polars as pl
 
-    return pa.Table.from_pylist(rows, schema=schema(kind))
+    declared = schema(kind)
+    return pl.DataFrame(rows, schema=pl.Schema(declared)).to_arrow().cast(declared)
 
 
 def write_parquet(path: Path, kind: str, rows: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -160,20 +160,40 @@ def read_jsonl(path: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, di
         InputError: missing file, bad UTF-8, malformed JSON or a line that is not an object, with its number.
     """
     with open_bytes(path) as handle:
-        lines = iter(lambda: handle.readline(LARGEST_ROW + 1), b"")
-        for number, raw in enumerate(lines, start=1):
-            text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-            if not text.strip():
-                continue
-            if len(text) > LARGEST_ROW:
-                raise InputError(f"{path}, line {number}: longer than {LARGEST_ROW >> 20} MiB; expected one JSON object a line")
-            try:
-                row = _parse_row(text)
-            except ValueError as error:
-                if torn_tail and not raw.endswith(b"\n"):
-                    return
-                raise InputError(f"{path}, line {number}: {error}") from None
-            yield number, row
+        yield from parse_lines(path, iter(lambda: handle.readline(LARGEST_ROW + 1), b""), 1, torn_tail=torn_tail)
+
+
+def parse_lines(
+    path: Path, lines: Iterable[bytes], first: int, *, torn_tail: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`read_jsonl` of some lines of the file, of which the first is its line number `first`."""
+    for number, raw in enumerate(lines, start=first):
+        text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+        if not text.strip():
+            continue
+        if len(text) > LARGEST_ROW:
+            raise InputError(f"{path}, line {number}: longer than {LARGEST_ROW >> 20} MiB; expected one JSON object a line")
+        try:
+            row = _parse_row(text)
+        except ValueError as error:
+            if torn_tail and not raw.endswith(b"\n"):
+                return
+            raise InputError(f"{path}, line {number}: {error}") from None
+        yield number, row
+
+
+def read_blocks(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (number of its first line, whole lines of about `size` bytes together); the last line may lack its end.
+
+    Raises:
+        InputError: as `open_bytes`.
+    """
+    first = 1
+    with open_bytes(path) as handle:
+        while block := handle.read(size):
+            block += handle.readline(LARGEST_ROW + 1) if not block.endswith(b"\n") else b""
+            yield first, block
+            first += block.count(b"\n")
 
 
 def _parse_row(raw: bytes) -> dict[str, Any]:

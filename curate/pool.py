@@ -88,7 +88,7 @@ def gather(recipe: Recipe, count: TokenCounter, work: Work) -> Pool:
 
 def _read(part: str, wanted: tuple[Source, ...], seed: int, count: TokenCounter, work: Work) -> pl.DataFrame:
     """The rows of the sources of the pool, the held-out set or the RL set; each source is kept once it is read."""
-    load = _problem_rows if part == "rl" else sources.load
+    load = _problem_rows if part == "rl" else sources.load_batches
     folders = [work.folder / f"read-{part}-{number}" for number in range(len(wanted))]
     for source, folder in zip(wanted, folders, strict=True):
         if not folder.exists():
@@ -98,9 +98,9 @@ def _read(part: str, wanted: tuple[Source, ...], seed: int, count: TokenCounter,
     return read
 
 
-def _problem_rows(source: Source, seed: int) -> Iterator[Example]:
+def _problem_rows(source: Source, seed: int) -> Iterator[list[Example]]:
     """Rows of RL problems: examples without a completion."""
-    return (Example(row_id, problem, "") for row_id, problem in sources.load_problems(source, seed))
+    return sources.batches(Example(row_id, problem, "") for row_id, problem in sources.load_problems(source, seed))
 
 
 def _shuffled(frame: pl.DataFrame, seed: int) -> pl.DataFrame:
@@ -128,7 +128,7 @@ def _with_verdicts(pool: Pool, recipe: Recipe, work: Work) -> pl.DataFrame:
     frame = pool.examples
 
     def judge() -> pl.DataFrame:
-        texts = frame.select("completion", "ground_truth").iter_slices(rows.BATCH)
+        texts = frame.select("completion", "ground_truth").iter_slices(sources.BATCH)
         verdicts = verify_all(pair for batch in texts for pair in batch.iter_rows())
         return frame.select("row", verdict=pl.Series(map(str, verdicts), dtype=pl.String))
 
@@ -144,7 +144,7 @@ def _dedup(pool: Pool, recipe: Recipe, work: Work) -> pl.DataFrame:
         frame = _with_verdicts(pool, recipe, work).with_columns(verified=pl.col("verdict") == Verdict.CORRECT)
     else:
         frame = frame.with_columns(verified=pl.lit(None, pl.Boolean))
-    found = find_duplicates(frame, recipe.dedup, against)
+    found = find_duplicates(rows.with_exact_keys(frame), recipe.dedup, against)
     return found.with_columns(row=frame["row"].gather(found["row"])).select(DROPS.names())
 
 

@@ -8,12 +8,12 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from curate.errors import InputError
-from curate.files import LARGEST_ROW, open_bytes, read_jsonl
+from curate.files import LARGEST_ROW, open_bytes, parse_lines, read_jsonl
 
 CHUNK = 1 << 18
 """Bytes read at a time."""
@@ -53,6 +53,12 @@ def read_rows(path: Path, fields: Collection[str]) -> Iterator[Placed]:
 
 def _json_lines(path: Path, _: Collection[str]) -> Iterator[Placed]:
     for number, row in read_jsonl(path):
+        yield f"{path}, line {number}", row
+
+
+def json_lines(path: Path, lines: Iterable[bytes], first: int) -> Iterator[Placed]:
+    """The rows of some lines of a file, of which the first is its line number `first`."""
+    for number, row in parse_lines(path, lines, first):
         yield f"{path}, line {number}", row
 
 

@@ -6,7 +6,6 @@ which rows ask one problem, whatever the case and white space of their prompts.
 """
 
 import functools
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,9 +18,10 @@ from curate.errors import InputError
 from curate.examples import Example, Problem, Span
 from curate.files import atomic_folder, canonical_json, write_through_memory
 from curate.lengths import TokenCounter
+from curate.sources import BATCH
 
-BATCH = 2048
-"""Rows held as Python objects at a time."""
+EMPTY = {"problem_meta": "{}", "meta": "{}", "spans": "[]"}
+"""What these columns hold where there is nothing."""
 SCHEMA = pl.Schema(
     {
         "id": pl.String,
@@ -39,15 +39,15 @@ SCHEMA = pl.Schema(
 )
 
 
-def store_rows(examples: Iterable[Example], count: TokenCounter, folder: Path) -> None:
-    """Write examples as Arrow files to `folder`, which appears once all are in it."""
-    stream = iter(examples)
+def store_rows(batches: Iterable[list[Example] | pl.DataFrame], count: TokenCounter, folder: Path) -> None:
+    """Write batches of examples, or frames as of `curate.sources.load_batches`, as Arrow files to `folder`.
+
+    The folder appears once all are in it.
+    """
     with atomic_folder(folder) as partial:
-        for number in itertools.count():
-            batch = list(itertools.islice(stream, BATCH))
-            if number and not batch:
-                break
-            write = functools.partial(_frame(batch, count).write_ipc, compat_level=pl.CompatLevel.newest())
+        for number, batch in enumerate(batches):
+            rows = batch if isinstance(batch, pl.DataFrame) else _frame(batch)
+            write = functools.partial(_counted(rows, count).write_ipc, compat_level=pl.CompatLevel.newest())
             write_through_memory(partial / f"{number:06d}.arrow", write)
 
 
@@ -78,24 +78,40 @@ def check_ids(rows: pl.DataFrame) -> None:
         )
 
 
-def _frame(examples: list[Example], count: TokenCounter) -> pl.DataFrame:
+def with_exact_keys(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with `exact_key`, equal where question and completion are but for case and white space.
+
+    A row that alone asks its question is equal to none, and its completion is not looked at.
+    """
+    several = rows.filter(pl.col("prompt_key").is_duplicated()).select("row", "prompt", "completion")
+    texts = (text for batch in several.iter_slices(BATCH) for text in batch.select("prompt", "completion").iter_rows())
+    keys = pl.Series([exact_key(f"{prompt}\n{completion}") for prompt, completion in texts], dtype=pl.String)
+    rows = rows.join(several.select("row", exact_key=keys), on="row", how="left", maintain_order="left")
+    return rows.with_columns(pl.col("exact_key").fill_null(pl.col("prompt_key")))
+
+
+def _counted(rows: pl.DataFrame, count: TokenCounter) -> pl.DataFrame:
+    """The columns of `SCHEMA`; those that the frame lacks are empty objects and lists."""
+    empty = {name: pl.lit(value) for name, value in EMPTY.items() if name not in rows.columns}
+    tokens = pl.Series(count.all(rows["completion"].to_list()), dtype=pl.Int64)
+    keys = pl.Series([exact_key(prompt) for prompt in rows["prompt"]], dtype=pl.String)
+    return rows.with_columns(tokens=tokens, prompt_key=keys, **empty).select(SCHEMA.names())
+
+
+def _frame(examples: list[Example]) -> pl.DataFrame:
     problems = [example.problem for example in examples]
-    return pl.DataFrame(
-        {
-            "id": [example.id for example in examples],
-            "problem_id": [problem.id for problem in problems],
-            "prompt": [problem.prompt for problem in problems],
-            "completion": [example.completion for example in examples],
-            "ground_truth": [problem.ground_truth for problem in problems],
-            "source": [problem.source for problem in problems],
-            "problem_meta": [_json(problem.meta) for problem in problems],
-            "meta": [_json(example.meta) for example in examples],
-            "spans": [_json([[s.behavior, s.start, s.end] for s in example.spans]) for example in examples],
-            "tokens": count.all([example.completion for example in examples]),
-            "prompt_key": [exact_key(problem.prompt) for problem in problems],
-        },
-        schema=SCHEMA,
-    )
+    columns = {
+        "id": [example.id for example in examples],
+        "problem_id": [problem.id for problem in problems],
+        "prompt": [problem.prompt for problem in problems],
+        "completion": [example.completion for example in examples],
+        "ground_truth": [problem.ground_truth for problem in problems],
+        "source": [problem.source for problem in problems],
+        "problem_meta": [_json(problem.meta) for problem in problems],
+        "meta": [_json(example.meta) for example in examples],
+        "spans": [_json([[s.behavior, s.start, s.end] for s in example.spans]) for example in examples],
+    }
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
 def _json(value: dict[str, Any] | list[Any]) -> str:
@@ -103,12 +119,17 @@ def _json(value: dict[str, Any] | list[Any]) -> str:
     return canonical_json(value) if value else "{}" if isinstance(value, dict) else "[]"
 
 
+def _value(text: str) -> Any:
+    """What `_json` wrote."""
+    return {} if text == "{}" else [] if text == "[]" else json.loads(text)
+
+
 def examples_of(rows: pl.DataFrame) -> Iterator[Example]:
     """The examples that rows stand for, in their order."""
     for batch in rows.iter_slices(BATCH):
         for row in batch.iter_rows(named=True):
-            spans = tuple(Span(*span) for span in json.loads(row["spans"]))
-            yield Example(row["id"], _problem(row), row["completion"], json.loads(row["meta"]), spans)
+            spans = tuple(Span(*span) for span in _value(row["spans"]))
+            yield Example(row["id"], _problem(row), row["completion"], _value(row["meta"]), spans)
 
 
 def problems_of(rows: pl.DataFrame) -> list[Problem]:
@@ -117,4 +138,4 @@ def problems_of(rows: pl.DataFrame) -> list[Problem]:
 
 
 def _problem(row: dict[str, Any]) -> Problem:
-    return Problem(row["problem_id"], row["prompt"], row["ground_truth"], row["source"], json.loads(row["problem_meta"]))
+    return Problem(row["problem_id"], row["prompt"], row["ground_truth"], row["source"], _value(row["problem_meta"]))

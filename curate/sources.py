@@ -1,10 +1,13 @@
 """Sources: each turns what it finds into Examples or Problems, and says which line and field is wrong when it cannot."""
 
-from collections.abc import Callable, Iterator
+import io
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import polars as pl
 from pydantic import Field, model_validator
 
 from curate import arithmetic, formats, gym, word_graph
@@ -12,8 +15,14 @@ from curate.behaviors import Style
 from curate.config import Config, Count, check_config
 from curate.errors import InputError
 from curate.examples import Example, Problem, text_id
-from curate.files import sha256_file
-from curate.readers import Placed, read_rows
+from curate.files import read_blocks, sha256_file
+from curate.plain import plain_rows
+from curate.readers import Placed, json_lines, read_rows
+
+BATCH = 2048
+"""Rows held as Python objects at a time."""
+BLOCK = 1 << 22
+"""Bytes of plain JSON lines read at a time."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +154,61 @@ def load(source: Source, seed: int) -> Iterator[Example]:
     if source.task in EMBEDDED:
         yield from _embedded(source, seed)
         return
+    yield from _examples(source, _rows(source, seed))
+
+
+def load_batches(source: Source, seed: int) -> Iterator[list[Example] | pl.DataFrame]:
+    """The examples of `load`, in batches; those of plain JSON lines as a frame.
+
+    Its columns are id, problem_id, prompt, completion, ground_truth and source; `meta` and spans are empty.
+
+    Raises:
+        InputError, UsageError: as `load`.
+    """
+    path = source.path
+    if path is None or not _may_be_plain(source):
+        yield from batches(load(source, seed))
+        return
+    messages = source.model_copy(update={"format": "messages"})
+    blocks = read_blocks(path, BLOCK)
+    for first, block in itertools.chain([next(blocks, (1, b""))], blocks):
+        plain = plain_rows(block)
+        if plain is not None and (source.reference == "optional" or not plain["ground_truth"].has_nulls()):
+            yield _named(source, plain)
+        elif first == 1:  # the first row says what format the file has
+            yield from batches(load(source, seed))
+            return
+        else:
+            yield list(_examples(messages, _of_records(messages, json_lines(path, io.BytesIO(block), first))))
+
+
+def batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Lists of at most `BATCH` examples."""
+    stream = iter(examples)
+    while batch := list(itertools.islice(stream, BATCH)):
+        yield batch
+
+
+def _may_be_plain(source: Source) -> bool:
+    name = source.path.name.lower().removesuffix(".gz") if source.path else ""
+    return name.endswith((".jsonl", ".ndjson")) and source.format in (None, "messages") and not source.columns
+
+
+def _named(source: Source, plain: pl.DataFrame) -> pl.DataFrame:
+    """Plain rows with what `_examples` would add to each."""
     label = source.label
-    for place, row in _rows(source, seed):
+    texts = zip(plain["id"], plain["prompt"], plain["completion"], strict=True)
+    return plain.with_columns(
+        pl.col("ground_truth").fill_null(""),
+        id=pl.Series([f"{label}-{text_id(prompt + done)}" if name is None else name for name, prompt, done in texts]),
+        problem_id=pl.Series([text_id(prompt) for prompt in plain["prompt"]]),
+        source=pl.lit(source.name or label),
+    )
+
+
+def _examples(source: Source, rows: Iterable[tuple[str, formats.Row]]) -> Iterator[Example]:
+    label = source.label
+    for place, row in rows:
         if row.completion is None:
             raise InputError(f"{place}: {row.no_trace}")
         yield Example(_row_id(label, row), _problem(source, label, row, text_id(row.prompt)), row.completion, {})
@@ -205,8 +267,12 @@ def _rows(source: Source, seed: int) -> Iterator[tuple[str, formats.Row]]:
         generated = gym.rows(source.task, source.size, source.options, seed, embedded=EMBEDDED)
         yield from ((source.task, row) for row in generated)
         return
+    yield from _of_records(source, _records(source))
+
+
+def _of_records(source: Source, records: Iterable[Placed]) -> Iterator[tuple[str, formats.Row]]:
     read = formats.READERS[source.format] if source.format else None
-    for place, record in _records(source):
+    for place, record in records:
         try:
             fields = record | {str(ours): record.get(theirs) for ours, theirs in source.columns.items()}
             read = read or formats.READERS[formats.detect(fields)]

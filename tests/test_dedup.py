@@ -13,7 +13,7 @@ from curate import near
 from curate.dedup import Dedup, exact_key, find_duplicates
 from curate.examples import read_problems
 from curate.near import near_clusters
-from curate.ngrams import NUMBER_WORDS
+from curate.ngrams import NUMBER_WORDS, hashed_words
 from curate.shingles import Numbers
 
 WORDS = [
@@ -267,3 +267,9 @@ def test_what_is_dropped_does_not_depend_on_the_order_of_rows(data):
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ValidationError):
         Dedup(**setting)
+
+
+def test_numbers_are_known_in_every_script_and_in_words():
+    words = hashed_words(pl.Series(["3 \u0663 12.5 three x² one : é + 数", "drei", "3"]))
+    assert words.numbers.tolist() == [*[True] * 4, False, False, True, *[False] * 5, True]
+    assert words.hashes[0] == words.hashes[3] == words.hashes[-1] and len(set(words.hashes.tolist())) == 11

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from curate.errors import CheckFailed
-from curate.lengths import Budget, Select, has_several_traces, select, target
+from curate.lengths import Budget, Select, distance, has_several_traces, select, target
 
 
 def rows(lengths: list[list[int]]) -> pl.DataFrame:
@@ -148,3 +148,16 @@ def test_another_seed_takes_other_rows_of_the_same_distribution():
 def test_quantiles_that_are_no_quantile_function_are_refused(settings_, message):
     with pytest.raises(ValueError, match=message):
         Select(**settings_)
+
+
+@settings(max_examples=100, deadline=None)
+@given(*[st.lists(st.one_of(st.integers(0, 50), st.floats(0, 1e4)), min_size=1, max_size=40)] * 2)
+def test_the_distance_of_two_samples_of_lengths_is_scipys_to_the_bit(ours, theirs):
+    with np.errstate(divide="ignore"):  # the p-value of very few rows
+        apart = stats.ks_2samp(ours, theirs, method="asymp").statistic
+    expected = {"wasserstein_tokens": stats.wasserstein_distance(ours, theirs), "kolmogorov_smirnov": apart}
+    assert distance(ours, theirs) == expected
+
+
+def test_no_sample_is_at_no_distance():
+    assert distance([], [1.0]) is distance([1], []) is None

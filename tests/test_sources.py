@@ -19,11 +19,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from curate import arithmetic, formats, readers, word_graph
+from curate import arithmetic, formats, readers, sources, word_graph
 from curate.answers import Verdict, verify
 from curate.errors import InputError, UsageError
 from curate.kinds import KINDS
-from curate.sources import Source, load, load_problems
+from curate.lengths import TokenCounter
+from curate.plain import plain_rows
+from curate.rows import examples_of, map_rows, store_rows
+from curate.sources import Source, load, load_batches, load_problems
 
 PROMPT, TRACE = "What is 1 + 1? €", "It is 1 + 1.\n#### 2"
 USER, ASSISTANT = {"role": "user", "content": PROMPT}, {"role": "assistant", "content": TRACE}
@@ -497,3 +500,112 @@ def test_public_files_of_problems_are_read_whole(public_data):
     columns = {"prompt": "instruction", "completion": "response"}
     found = examples(public_data / "marco_o1_cot/CoT_demo.json", columns=columns, reference="optional")
     assert [(e.problem.prompt, e.completion) for e in found] == [(row["instruction"], row["response"]) for row in traces]
+
+
+def conversation(number: int, **more) -> dict:
+    """A plain row."""
+    turns = [{"role": "user", "content": f"What is {number} + 1? €"}, {"role": "assistant", "content": f"So {number + 1}."}]
+    return {"id": f"row {number}", "messages": turns, "ground_truth": f" {number + 1} ", "note": {"any": [number]}, **more}
+
+
+def turns(**more) -> list[dict]:
+    return [USER, {**ASSISTANT, **more}]
+
+
+ODD = {
+    "number id": {"id": 7},
+    "null id": {"id": None},
+    "blank id": {"id": "\x1c "},
+    "empty id": {"id": ""},
+    "number truth": {"ground_truth": 2},
+    "blank truth": {"ground_truth": " "},
+    "empty truth": {"ground_truth": ""},
+    "truth in meta": {"ground_truth": None, "meta": {"ground_truth": "2"}},
+    "truth of two": {"ground_truth": "2", "meta": {"ground_truth": "3"}, "answer": "4"},
+    "truth and answer": {"ground_truth": "2", "answer": "4"},
+    "no truth in meta": {"ground_truth": None, "meta": {"level": 3}},
+    "text for meta": {"meta": "none"},
+    "answer": {"ground_truth": None, "answer": "2"},
+    "solution": {"ground_truth": None, "solution": "It is \\boxed{2}."},
+    "no truth anywhere": {"ground_truth": None, "messages": [USER, {"role": "assistant", "content": "Who knows?"}]},
+    "system turn": {"messages": [SYSTEM, *turns()]},
+    "thinking": {"messages": turns(thinking="One more is two.")},
+    "reasoning": {"messages": turns(reasoning_content="One more is two.")},
+    "tools": {"messages": turns(tool_calls=[{"name": "sum"}])},
+    "no tools": {"messages": turns(tool_calls=[])},
+    "other field of a turn": {"messages": turns(weight=1)},
+    "sharegpt turns": {"messages": [{"from": "human", "value": PROMPT}, {"from": "gpt", "value": TRACE}]},
+    "mixed names": {"messages": [{"role": "human", "content": PROMPT}, ASSISTANT]},
+    "roles exchanged": {"messages": [ASSISTANT, USER]},
+    "three turns": {"messages": [USER, ASSISTANT, USER]},
+    "one turn": {"messages": [USER]},
+    "null turn": {"messages": [USER, None]},
+    "no turns": {"messages": []},
+    "null turns": {"messages": None},
+    "text for turns": {"messages": "none"},
+    "number content": {"messages": turns(content=2)},
+    "null content": {"messages": turns(content=None)},
+    "blank content": {"messages": turns(content="\x1f\u2003\x85")},
+    "NUL": {"messages": turns(content="a\0b")},
+    "half a pair": {"messages": turns(content="a\udc00")},
+    "other half": {"messages": turns(content="a\ud83d")},
+    "a pair": {"messages": turns(content="\U0001f600")},
+}
+ODD_LINES = {
+    "blank line": b"\n",
+    "repeated key": b'{"id": "a", "id": "b", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "1"}]}\n',
+    "two objects in a line": json.dumps(conversation(1)).encode() * 2 + b"\n",
+    "object over two lines": json.dumps(conversation(1)).replace(", ", ",\n", 1).encode() + b"\n",
+    "one over two, two in one": json.dumps(conversation(1), indent=0).encode() + json.dumps(conversation(2)).encode() + b"\n",
+    "not UTF-8": json.dumps(conversation(1, note="?")).encode().replace(b"?", b"\xe9") + b"\n",
+    "control character": json.dumps(conversation(1, note="?")).encode().replace(b"?", b"\x01") + b"\n",
+    "Windows line end": json.dumps(conversation(1)).encode() + b"\r\n",
+    "list": b"[1]\n",
+    "cut off": json.dumps(conversation(1)).encode()[:-9] + b"\n",
+    **{name: json.dumps(conversation(50) | odd).encode() + b"\n" for name, odd in ODD.items()},
+}
+
+
+def outcome(read) -> list | str:
+    """The examples that a way of reading gives, or the message that it ends in."""
+    try:
+        return list(read())
+    except InputError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    "settings_", [{}, {"reference": "optional", "system": "drop", "name": "mine"}], ids=["strict", "lenient"]
+)
+@pytest.mark.parametrize("block", [1, 400, 1 << 20])
+def test_plain_rows_read_in_columns_are_those_read_one_by_one_whatever_stands_among_them(tmp_path, monkeypatch, block, settings_):
+    monkeypatch.setattr(sources, "BLOCK", block)
+    for name, odd in ODD_LINES.items():
+        plain = [json.dumps(conversation(number), ensure_ascii=number % 2 == 0).encode() + b"\n" for number in range(6)]
+        assert len(plain_rows(b"".join(plain))) == 6
+        for place in (0, 4):
+            path = tmp_path / f"{name} {place}.jsonl"
+            path.write_bytes(b"".join([*plain[:place], odd, *plain[place:]]))
+            source, folder = Source(path=path, **settings_), tmp_path / f"{name} {place}"
+
+            def in_columns(source=source, folder=folder):
+                store_rows(load_batches(source, 0), TokenCounter("words"), folder)
+                return examples_of(map_rows([folder]))
+
+            assert outcome(in_columns) == outcome(lambda source=source: load(source, 0)), name
+
+
+def test_only_plain_rows_are_read_in_columns():
+    line = json.dumps(conversation(1)).encode()
+    assert plain_rows(line).rows() == [("row 1", "What is 1 + 1? €", "So 2.", "2")]
+    unread = {name for name in ODD if plain_rows(json.dumps(conversation(50) | ODD[name]).encode()) is None}
+    assert set(ODD) - unread == {
+        "null id", "empty truth", "truth and answer", "no truth in meta", "no truth anywhere", "other field of a turn", "a pair"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xef\xbb\xbf\r\n"])
+def test_a_file_without_rows_is_refused_by_a_build_too(tmp_path, content):
+    (tmp_path / "x.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match="the file is empty"):
+        list(load_batches(Source(path=tmp_path / "x.jsonl"), 0))
