@@ -1,6 +1,6 @@
 """Which style each checkpoint writes, and how often that style is right: before RL and after it.
 
-    python studies/lab/styles.py --home build/pilot [--variant vary-1536] [--record]
+    python studies/lab/styles.py --home build/pilot [--variant vary-1536] [--when before] [--record]
 
 Takes the SFT runs of a workspace that have an RL run and samples 64 problems of `dev` x 32 from both. The style is that of
 the first step; `order` and `value` say what went wrong first in a wrong answer: a step before its parents were solved,
@@ -74,7 +74,7 @@ def main() -> None:
     print("| base | training set | RL | right | " + " | ".join(columns) + " |")
     print("| --- " * (4 + len(columns)) + "|")
     for run in runs.to_dicts():
-        for when in ("before", "after"):
+        for when in [options.when] if options.when else ["before", "after"]:
             checkpoint = checkpoints.resolve(run[when], options.home)
             record = RunFolder(options.home / "runs" / run[when])
             if options.record and _recorded(record):
@@ -151,6 +151,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--home", type=Path, required=True, help="a workspace with an ingested store")
     parser.add_argument("--variant", default="%", help="SQL LIKE pattern of the training set")
+    parser.add_argument("--when", choices=("before", "after"), help="of RL; default: both")
     parser.add_argument("--record", action="store_true", help="keep the shares as signals of the runs")
     return parser.parse_args()
 
