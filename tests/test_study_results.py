@@ -1,5 +1,6 @@
 """The scoring of the laboratory's study held to statsmodels and scipy on made-up studies."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -141,8 +142,9 @@ def test_a_forecasts_summary_by_hand():
 
 
 def test_the_sections_print_what_there_is():
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}  # a study in this process sets it
     shown = subprocess.run(
-        [sys.executable, "studies/lab/results.py", "runs"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "studies/lab/results.py", "runs"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     ).stdout
     packed = pl.read_parquet(ROOT / "studies/lab/runs/runs.parquet")
     first = len(packed.filter(pl.col("stage") == "sft"))
