@@ -142,7 +142,9 @@ def test_a_forecasts_summary_by_hand():
 
 
 def test_the_sections_print_what_there_is():
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}  # a study in this process sets it
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"
+    }  # a study in this process sets it
     shown = subprocess.run(
         [sys.executable, "studies/lab/results.py", "runs"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     ).stdout
