@@ -44,7 +44,7 @@ def test_a_hostile_expression_costs_about_a_second_and_the_next_answer_is_decide
     before, began = os.times(), time.monotonic()
     verdict = verify(f"\\boxed{{{bomb}}}", ground_truth="\\frac{\\sqrt{2}}{7}+x")
     assert verdict in (Verdict.TIMEOUT, Verdict.UNPARSABLE)
-    assert time.monotonic() - began < 10  # the limit is a second of processor time, and machines that run tests are busy
+    assert time.monotonic() - began < 30  # the limit is a second of processor time, and machines that run tests are busy
     assert os.times().user - before.user < 0.5
     assert verify("\\boxed{\\sqrt{8}}", ground_truth="2\\sqrt{2}") is Verdict.CORRECT
 
