@@ -106,12 +106,26 @@ def _simulated(y: Array, noise: Noise, share: float, groups: list[Rows], rng: np
 
 def within_and_between(y: Array, predicted: Array, training_mean: Array, strata: list[Rows]) -> tuple[float | None, float | None]:
     """R^2 of held-out predictions within the strata (each less its stratum's mean) and between the strata's means."""
-    groups = [rows for rows in strata if len(rows) > 1]
-    if len(strata) < 2 or not groups:
+    groups = several(strata)
+    if not groups:
         return None, None
-    within = [(y[rows] - y[rows].mean(), predicted[rows] - predicted[rows].mean()) for rows in groups]
-    total = sum(float((true**2).sum()) for true, _ in within)
-    missed = sum(float(((true - ours) ** 2).sum()) for true, ours in within)
+    within = r2_within(y, predicted, groups)
     between = sum(len(rows) * float((y[rows] - training_mean[rows]).mean() ** 2) for rows in strata)
     off = sum(len(rows) * float((y[rows] - predicted[rows]).mean() ** 2) for rows in strata)
-    return (1 - missed / total if total > 0 else None), (1 - off / between if between > 0 else None)
+    return (None if np.isnan(within) else float(within)), (1 - off / between if between > 0 else None)
+
+
+def several(strata: list[Rows]) -> list[Rows]:
+    """Strata within which rows can be compared: those of two rows or more, where there is more than one stratum."""
+    return [rows for rows in strata if len(rows) > 1] if len(strata) > 1 else []
+
+
+def r2_within(y: Array, predicted: Array, groups: list[Rows]) -> Array:
+    """R^2 of predictions (..., n), each less its group's mean, of outcomes (n,) less theirs: (...,); NaN without groups, or where no outcome varies."""
+    total, missed = 0.0, np.zeros(predicted.shape[:-1])
+    for rows in groups:
+        true = y[rows] - y[rows].mean()
+        ours = predicted[..., rows] - predicted[..., rows].mean(axis=-1, keepdims=True)
+        total += float((true**2).sum())
+        missed += ((true - ours) ** 2).sum(axis=-1)
+    return 1 - missed / total if total > 0 else np.full(missed.shape, np.nan)

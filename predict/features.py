@@ -117,6 +117,13 @@ def group_of(runs: pl.DataFrame, named: str | None) -> str | None:
     return named
 
 
+def filled_columns(runs: pl.DataFrame, outcome: str = OUTCOME) -> set[str]:
+    """Columns with values on nine tenths of the rows with an outcome (of all, without one): one that few have may not cost all others their rows."""
+    known = runs.filter(pl.col(outcome).is_not_null()) if outcome in runs.columns else runs
+    most = min(0.1 * len(known), len(known) - 1)
+    return {name for name in runs.columns if known[name].null_count() <= most}
+
+
 def names(runs: pl.DataFrame) -> dict[str, str]:
     """What a person calls each checkpoint, by its id: training set, learning rate, epochs, seed, and of several base models which."""
     parts = {"variant": "{}", "sft_learning_rate": "lr {:g}", "epochs": "x {}", "data_seed": "seed {}"}

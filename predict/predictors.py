@@ -34,6 +34,8 @@ from predict.features import Term, label_codes
 from predict.shrinkage import Ridge, huber
 
 Array = NDArray[np.float64]
+RIDGE = "ridge(pass_at_1,pass_at_8,pass_at_64,mixed_share,gen_loss,gen_loss_style_free,entropy_t1,mean_tokens)"
+"""Every signal that is cheap to have, shrunk."""
 DEFAULTS = (
     "pass_at_1",
     "mean",
@@ -49,7 +51,7 @@ DEFAULTS = (
     "average(gen_loss,pass_at_64)",
     "nested(pass_at_1..pass_at_64)",
     "saturating(pass_at_64)",
-    "ridge(pass_at_1,pass_at_8,pass_at_64,mixed_share,gen_loss,gen_loss_style_free,entropy_t1,mean_tokens)",
+    RIDGE,
     "early_reward_start+early_reward_slope",
 )
 """What is scored on a store where nothing is named; the first is the baseline: the practice to beat.

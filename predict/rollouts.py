@@ -17,18 +17,19 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from curate.errors import UsageError
+from predict.ceilings import r2_within, several
 from predict.estimators import LeastSquares
-from predict.features import LOSSES_ON_ONE_SET, OUTCOME, Term, column, group_of, load
+from predict.features import LOSSES_ON_ONE_SET, OUTCOME, Term, column, filled_columns, group_of, load
 from predict.folds import held_out
-from predict.predictors import DEFAULTS as SCORED
-from predict.predictors import Predictor, parse
+from predict.predictors import RIDGE, Predictor, parse
 from predict.sample import Sample
 from predict.thinning import Layout, Measured, fewest_samples
 
 Array = NDArray[np.float64]
+Rows = NDArray[np.int64]
 DEFAULTS = (
     "pass_at_1", "pass_at_8", "pass_at_64", "mixed_share", "expected_signal", "gen_loss_style_free+pass_at_8",
-    "mean", "label(length_mix)", "gen_loss", "gen_loss_style_free", *(name for name in SCORED if name.startswith("ridge(")),
+    "mean", "label(length_mix)", "gen_loss", "gen_loss_style_free", RIDGE,
 )  # fmt: skip
 FREE = (
     *LOSSES_ON_ONE_SET, "gen_loss_own", "rl_loss_style_free", "rl_loss_result", "variant", "length_mix", "behaviors", "dataset",
@@ -116,7 +117,8 @@ def rollout_curve(
 def _chosen(runs: pl.DataFrame, named: Sequence[str | Predictor] | None, outcome: str) -> list[Predictor]:
     """The predictors to score, all of columns whose price is known."""
     if named is None:
-        return [predictor for predictor in map(parse, DEFAULTS) if _filled(runs, predictor, outcome)]
+        there = filled_columns(runs, outcome)
+        return [predictor for predictor in map(parse, DEFAULTS) if set(predictor.features) <= there]
     chosen = [parse(one) if isinstance(one, str) else one for one in named]
     for name in (name for predictor in chosen for name in predictor.features):
         if name not in runs.columns:
@@ -127,14 +129,6 @@ def _chosen(runs: pl.DataFrame, named: Sequence[str | Predictor] | None, outcome
                 f"expected_signal), what comes with them ({', '.join(WHOLE)}), or what costs none ({', '.join(FREE)})"
             )
     return chosen
-
-
-def _filled(runs: pl.DataFrame, predictor: Predictor, outcome: str) -> bool:
-    """Whether nine tenths of the rows with an outcome have its columns: one that few have may not cost all others their rows."""
-    if outcome not in runs.columns:
-        column(runs, outcome)
-    known = runs.filter(pl.col(outcome).is_not_null())
-    return all(name in known.columns and known[name].null_count() <= 0.1 * len(known) for name in predictor.features)
 
 
 def _counted(predictor: Predictor) -> dict[str, int]:
@@ -185,19 +179,19 @@ def _row(sample: Sample, predictor: Predictor, frames: Sequence[pl.DataFrame] = 
 
 
 def _figures(sample: Sample, predicted: Array, training_mean: Array) -> tuple[Array, Array, Array, Array]:
-    """FIGURES of predictions (D, n): (D,) each, NaN where there is none; those within strata are `within_and_between`'s, all draws at once."""
-    y, ranked = sample.y, predicted - training_mean
+    """FIGURES of predictions (D, n): (D,) each, NaN where there is none."""
+    y, ranked, groups = sample.y, predicted - training_mean, several(sample.strata)
     r2 = 1 - ((y - predicted) ** 2).sum(axis=1) / ((y - training_mean) ** 2).sum()
-    none = np.full(len(predicted), np.nan)
-    groups = [rows for rows in sample.strata if len(rows) > 1] if len(sample.strata) > 1 else []
-    total = sum(float((_centred(y[rows]) ** 2).sum()) for rows in groups)
-    missed = sum((((_centred(y[rows]) - _centred(predicted[:, rows])) ** 2).sum(axis=1) for rows in groups), np.zeros(len(none)))
+    return _rank_correlation(ranked, y), r2, _rank_within(ranked, y, groups), r2_within(y, predicted, groups)
+
+
+def _rank_within(ranked: Array, y: Array, groups: list[Rows]) -> Array:
+    """Mean over the groups of three rows or more, weighted by rows, of the rank correlations (D,) within each."""
     large = [rows for rows in groups if len(rows) > 2]
-    by_stratum = np.array([_rank_correlation(ranked[:, rows], y[rows]) for rows in large]).reshape(len(large), len(none))
-    weight = ~np.isnan(by_stratum) * np.array([len(rows) for rows in large], dtype=float)[:, None]
-    summed, weights = (np.nan_to_num(by_stratum) * weight).sum(axis=0), weight.sum(axis=0)
-    within = np.divide(summed, weights, out=none.copy(), where=weights > 0)
-    return _rank_correlation(ranked, y), r2, within, 1 - missed / total if total > 0 else none
+    by_group = np.array([_rank_correlation(ranked[:, rows], y[rows]) for rows in large]).reshape(len(large), len(ranked))
+    weight = ~np.isnan(by_group) * np.array([len(rows) for rows in large], dtype=float)[:, None]
+    summed, weights = (np.nan_to_num(by_group) * weight).sum(axis=0), weight.sum(axis=0)
+    return np.divide(summed, weights, out=np.full(len(ranked), np.nan), where=weights > 0)
 
 
 def _centred(values: Array) -> Array:
@@ -238,7 +232,8 @@ def _with_early_rl(runs: pl.DataFrame, home: Path, outcome: str) -> tuple[pl.Dat
         early.append(EarlyRl(Predictor(name, terms, LeastSquares(), linear=True), step, step * a_step))
     known = curves.select("id", "rl_recipe").with_columns(pl.Series(name, values) for name, values in columns.items())
     joined = runs.join(known, on=["id", "rl_recipe"], how="left", maintain_order="left")
-    return joined, [one for one in early if _filled(joined, one.predictor, outcome)]
+    there = filled_columns(joined, outcome)
+    return joined, [one for one in early if set(one.predictor.features) <= there]
 
 
 def _early_features(rewards: Array) -> list[tuple[str, int, dict[str, Array]]]:

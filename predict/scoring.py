@@ -13,7 +13,7 @@ import polars as pl
 from curate.errors import InputError
 from predict.ceilings import Ceiling, noise_ceiling, outcome_noise
 from predict.comparing import max_t_p
-from predict.features import AFTER_RL, OUTCOME, Direction, column, group_of
+from predict.features import AFTER_RL, OUTCOME, Direction, column, filled_columns, group_of
 from predict.figures import Fit, figures
 from predict.folds import held_out
 from predict.predictors import DEFAULTS, Predictor, parse
@@ -149,7 +149,6 @@ def available(runs: pl.DataFrame, outcome: str = OUTCOME) -> list[Predictor]:
     Its columns hold values on nine tenths of the rows, and of several columns there are three more rows than columns.
     """
     known = runs.filter(pl.col(outcome).is_not_null()) if outcome in runs.columns else runs
-    most = 0.1 * len(known)
-    filled = {name for name in runs.columns if known[name].null_count() <= most and known[name].null_count() < len(known)}
+    filled = filled_columns(runs, outcome)
     fitting = [p for p in map(parse, DEFAULTS) if len(p.features) <= max(1, len(known) - 3)]
     return [predictor for predictor in fitting if set(predictor.features) <= filled]

@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "studies" / "lab"))
 import effects  # noqa: E402
 import predictors  # noqa: E402
 import prospective  # noqa: E402
+import runs_of_study  # noqa: E402
 from within import Within, compared  # noqa: E402
 
 
@@ -139,6 +140,49 @@ def test_a_forecasts_summary_by_hand():
     assert found["bias"] == pytest.approx(-0.1 / 4)
     assert (found["inside 50"], found["inside 90"]) == (0.25, 0.75)
     assert found["regret within base"] == pytest.approx(0.1)  # base x: .6 was forecast best, .5 was
+
+
+PARTS = {  # stage, data seed, behaviours, examples, epochs, learning rate: as protocol.sh names them
+    "starts": ("base", None, None, None, None, None),
+    "first": ("sft", 0, "{}", 768, 2, 0.002),
+    "core": ("sft", 1, "{}", 96, 16, 0.003),
+    "twins": ("sft", 2, "{}", 1536, 4, 0.006),
+    "doses": ("sft", 1, "{}", 3072, 1, 0.002),
+    "behaviors": ("sft", 1, '{"reflection": 0.5}', 384, 4, 0.002),
+    "other": ("sft", 1, "{}", 256, 8, 0.001),
+}
+
+
+def test_each_checkpoint_is_of_the_part_it_was_made_for():
+    columns = ["stage", "data_seed", "behaviors", "n_examples", "epochs", "sft_learning_rate"]
+    frame = pl.DataFrame(list(PARTS.values()), schema=columns, orient="row", infer_schema_length=None)
+    found = runs_of_study.with_parts(frame)
+    assert found["part"].to_list() == list(PARTS)
+    assert found["setting"].to_list() == [None, "gentle", "few examples", "long and hot", None, None, None]
+
+
+def test_checkpoints_are_those_of_the_frozen_recipe_with_the_outcome_of_rl_seed_0():
+    frame = runs_of_study.checkpoints()
+    packed = [pl.read_parquet(path) for path in (ROOT / "studies/lab").glob("*/runs.parquet")]
+    rl = pl.concat([runs.filter(pl.col("stage") == "grpo") for runs in packed], how="vertical_relaxed")
+    frozen = rl.filter(
+        pl.col("rl_seed") == 0,
+        pl.col("config").str.json_path_match("$.steps") == "48",
+        pl.col("config").str.json_path_match("$.group_size") == "16",
+    )
+    assert set(frame["run_id"]) == set(frozen["parent_run_id"])
+    single = frame.filter(pl.col("n_rl_seeds") == 1)
+    np.testing.assert_allclose(single["outcome_seed_0"], single["outcome_pass_at_1"])
+    assert runs_of_study.checkpoints(steps=7).is_empty()
+
+
+def test_nothing_is_scored_before_all_of_it_is_there(monkeypatch, study):
+    half = study.with_columns(part=pl.lit("core"), base_model=pl.int_range(pl.len()) % 6)
+    monkeypatch.setattr(runs_of_study, "checkpoints", lambda: half)
+    assert runs_of_study.whole("core", "twins") is None
+    assert len(runs_of_study.whole("core")) == len(half)
+    monkeypatch.setattr(runs_of_study, "checkpoints", lambda: half.with_columns(base_model=pl.int_range(pl.len()) % 5))
+    assert runs_of_study.whole("core") is None
 
 
 def test_the_sections_print_what_there_is():

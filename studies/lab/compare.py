@@ -9,15 +9,14 @@ standard errors. Outcomes must agree within three standard deviations of the dif
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
 import polars as pl
+from runs_of_study import store
 
 import predict
 from curate.errors import CheckFailed, InputError
 
-SHIPPED = Path(__file__).parent
 LOSSES = (
     "gen_loss",
     "gen_loss_own",
@@ -41,10 +40,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, required=True, help="workspace of the rerun")
     home = parser.parse_args().home
     predict.ingest(home)
-    with tempfile.TemporaryDirectory() as folder:
-        predict.ingest(Path(folder), sorted(path.parent for path in SHIPPED.glob("*/manifest.json")))
-        shipped = checkpoints(Path(folder))
-    pairs = checkpoints(home).join(shipped, on=["run_id", "rl_recipe"], suffix="_shipped", nulls_equal=True)
+    pairs = checkpoints(home).join(checkpoints(store()), on=["run_id", "rl_recipe"], suffix="_shipped", nulls_equal=True)
     if pairs.is_empty():
         raise InputError(f"{home}: none of its checkpoints is one of the shipped ones; rerun a part of the study first")
     verdicts = [judge(pair) for pair in pairs.to_dicts()]

@@ -6,13 +6,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from predictors import PRIMARY
-from runs_of_study import RECIPE, checkpoints, of_parts, recipe, runs, store
+from runs_of_study import RECIPE, checkpoints, of_parts, recipe, runs, store, whole
 from scipy import stats
 from within import Within
 
 import predict
 from predict.comparing import sign_flip_p
 from predict.diagnostics import rank_by_k
+from predict.intervals import spearman
 
 Array = NDArray[np.float64]
 Tables = Iterator[tuple[str, pl.DataFrame]]
@@ -25,8 +26,8 @@ FIGURES = ("pass_at_1", "pass_at_64", OUTCOME, "outcome_tokens")
 
 def controls() -> Tables:
     """Negative: outcomes permuted, a twin's signals, random rewards. Positive: other RL seeds of the same checkpoint."""
-    frame = of_parts("core", "twins")
-    if frame["base_model"].n_unique() < 6:
+    frame = whole("core", "twins")
+    if frame is None:
         return
     rows, rng = Within.of(frame), np.random.default_rng(0)
     table = [("the signals as they are", rows.r2(PRIMARY), None)]
@@ -67,7 +68,7 @@ def _oracle() -> Tables:
         ("noise SD of one run", float(np.sqrt(variance))),
         ("R2 of the other seeds' mean", float(1 - ((y - x) ** 2).sum() / ((y - y.mean()) ** 2).sum())),
         ("ceiling for one run, 1 - noise / variance", float(1 - variance / y.var(ddof=1))),
-        ("Spearman of the other seeds' mean", float(stats.spearmanr(x, y).statistic)),
+        ("Spearman of the other seeds' mean", spearman(x, y)),
     ]
     yield f"{len(both)} checkpoints with several RL seeds", pl.DataFrame(rows, schema=["figure", "value"], orient="row")
 
@@ -141,8 +142,8 @@ def convergence() -> Tables:
     yield "Rank correlations of the outcome after some steps: with that after 256, and with the signals", pl.DataFrame(table)
 
 
-def _spearman(frame: pl.DataFrame, x: str, y: str) -> float:
-    return float(stats.spearmanr(frame[x], frame[y]).statistic)
+def _spearman(frame: pl.DataFrame, x: str, y: str) -> float | None:
+    return spearman(frame[x].to_numpy(), frame[y].to_numpy())
 
 
 def rates() -> Tables:
@@ -167,8 +168,8 @@ def claims() -> Tables:
               (("1536 x 1", 1536, 1), ("768 x 2", 768, 2), ("384 x 4", 384, 4))}  # fmt: skip
     for first, second in (("768 x 2", "1536 x 1"), ("384 x 4", "768 x 2")):
         yield from contrast(f"(a) equal updates, {first} less {second}", ladder[first], ladder[second], [])
-    core = of_parts("core", "twins")
-    if len(core) < 2:
+    core = whole("core", "twins")
+    if core is None:
         return
     mixes = [core.filter(pl.col("length_mix") == mix) for mix in ("short", "varying")]
     yield from contrast("(b) short traces alone less varying ones", *mixes, ["setting", "data_seed"])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from runs_of_study import checkpoints, of_parts, recipe, store
+from runs_of_study import checkpoints, of_parts, recipe, store, whole
 from sklearn.base import BaseEstimator, RegressorMixin
 from within import STRATUM, Within, compared
 
@@ -15,7 +15,7 @@ from predict.diagnostics import rank_by_k
 from predict.estimators import LeastSquares
 from predict.features import Term
 from predict.intervals import clusters_of
-from predict.predictors import DEFAULTS, Predictor, parse
+from predict.predictors import DEFAULTS, RIDGE, Predictor
 from predict.rollouts import by_price
 
 Array = NDArray[np.float64]
@@ -53,8 +53,8 @@ SIGNALS = (
 
 def primary() -> Tables:
     """The protocol's primary comparison: within (length mix x base), a base left out, core and twins, RL seed 0."""
-    frame = of_parts("core", "twins")
-    if frame["base_model"].n_unique() < 6:
+    frame = whole("core", "twins")
+    if frame is None:
         return
     rows = Within.of(frame, "outcome_seed_0")
     found = compared(rows, PRIMARY[:1], PRIMARY)
@@ -91,10 +91,10 @@ def _within_table(rows: Within) -> pl.DataFrame:
 
 def scored() -> Tables:
     """Every predictor and baseline by leave-cell-out and leave-base-out."""
-    frame = of_parts("core", "twins", "behaviors", "starts", "doses")
-    if frame["base_model"].n_unique() < 6:
+    if whole("core", "twins", "behaviors") is None:
         return
-    names = [name for name in (*DEFAULTS, *MORE) if not _lacking(frame, name)]
+    frame = of_parts("core", "twins", "behaviors", "starts", "doses")
+    names = [*DEFAULTS, *MORE]
     for group in ("cell", "base_model"):
         report = predict.score(frame, predictors=names, group=group)
         head = f"{report.n} checkpoints, {report.n_groups} groups, one {group} left out"
@@ -107,11 +107,6 @@ def scored() -> Tables:
             )
             head += f"; noise ceiling: {shown} ({ceiling.freedom} degrees of freedom)"
         yield head, _scores(report)
-
-
-def _lacking(frame: pl.DataFrame, name: str) -> bool:
-    """Whether a column of a predictor is empty on more than a tenth of the rows (what RL fills is not counted)."""
-    return any(column in frame.columns and frame[column].null_count() > 0.1 * len(frame) for column in parse(name).features)
 
 
 def _scores(report: predict.Report) -> pl.DataFrame:
@@ -136,8 +131,8 @@ def _scores(report: predict.Report) -> pl.DataFrame:
 
 def which_k() -> Tables:
     """Which k of pass@k: over all, within strata, and by the group size of RL."""
-    frame = of_parts("core", "twins")
-    if frame["base_model"].n_unique() < 6:
+    frame = whole("core", "twins")
+    if frame is None:
         return
     rows = Within.of(frame)
     within = pl.DataFrame(
@@ -149,7 +144,7 @@ def which_k() -> Tables:
     )
     ranked = rank_by_k(frame).drop("lead").rename({"lead_low": "lead over k = 1: low", "lead_high": "high "})
     yield "Group size 16, core and twins", within.join(ranked, on="k", how="left")
-    sizes = {8: checkpoints(group_size=8, problems=48), 16: _paired(), 32: checkpoints(group_size=32, problems=12)}
+    sizes = {8: checkpoints(group_size=8, problems=48), 16: of_parts("core"), 32: checkpoints(group_size=32, problems=12)}
     if all(len(sized) for sized in sizes.values()):
         shared = set.intersection(*(set(sized["id"]) for sized in sizes.values()))
         columns = {
@@ -159,10 +154,6 @@ def which_k() -> Tables:
             f"The same {len(shared)} checkpoints at three group sizes: correlation of pass@k with the outcome, each less its base's mean",
             pl.DataFrame({"k": KS, **columns}),
         )
-
-
-def _paired() -> pl.DataFrame:
-    return of_parts("core")
 
 
 def _correlations(frame: pl.DataFrame) -> list[float]:
@@ -175,8 +166,7 @@ def _correlations(frame: pl.DataFrame) -> list[float]:
 
 def rollouts() -> Tables:
     """Quality against the rollouts that were spent to get it, beside RL's own first steps."""
-    frame = of_parts("core", "twins")
-    if frame["base_model"].n_unique() < 6:
+    if whole("core", "twins") is None:
         return
     curve = predict.rollout_curve(store(), rl_recipe=recipe())
     signals, early = by_price(curve)
@@ -186,8 +176,8 @@ def rollouts() -> Tables:
 
 def regret() -> Tables:
     """Points of pass@1 after RL that are lost by choosing among 8 checkpoints of a base, the predictor fitted on other bases."""
-    frame = of_parts("core", "twins", "behaviors")
-    if frame["base_model"].n_unique() < 6:
+    frame = whole("core", "twins", "behaviors")
+    if frame is None:
         return
     names = [
         *(
@@ -199,7 +189,7 @@ def regret() -> Tables:
             "gen_loss_style_free",
             "pass_at_8",
         ),
-        *("pass_at_64", "gen_loss_style_free+pass_at_64", "+".join(PRIMARY), DEFAULTS[-2]),
+        *("pass_at_64", "gen_loss_style_free+pass_at_64", "+".join(PRIMARY), RIDGE),
     ]
     report = predict.score(frame, predictors=[*names, _validated()], group="base_model")
     ends = ("value", "low", "high")
@@ -250,8 +240,8 @@ def _validated() -> Predictor:
 
 def mediators() -> Tables:
     """Whether a signal says more than the level that RL starts from, the length of what is written, and how much of it is cut off."""
-    frame = of_parts("core", "twins")
-    if frame["base_model"].n_unique() < 6:
+    frame = whole("core", "twins")
+    if frame is None:
         return
     rows = Within.of(frame)
     known: list[tuple[str, ...]] = [
@@ -275,13 +265,13 @@ def mediators() -> Tables:
 
 def shifted() -> Tables:
     """The same scores for pass@1 after RL on problems of another kind."""
-    frame = of_parts("core", "twins", "behaviors")
-    if frame["base_model"].n_unique() < 6:
+    frame = whole("core", "twins", "behaviors")
+    if frame is None:
         return
     names = [
         *("pass_at_1", "mean", "label(length_mix)", "pass_at_8", "pass_at_64", "mixed_share", "gen_loss", "gen_loss_style_free")
     ]
-    names += ["gen_loss_style_free+pass_at_64", DEFAULTS[-2]]
+    names += ["gen_loss_style_free+pass_at_64", RIDGE]
     report = predict.score(frame, outcome="outcome_shifted_pass_at_1", predictors=names, group="cell")
     yield f"outcome_shifted_pass_at_1, {report.n} checkpoints, one cell left out", _scores(report)
     rows = Within.of(frame, "outcome_shifted_pass_at_1")

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import polars as pl
 from runs_of_study import store
-from scipy import stats
 
 import predict
+from predict.intervals import spearman
 
 FORECASTS = """SELECT f.*, c.base_model, c.cell FROM forecasts f
 LEFT JOIN (SELECT DISTINCT run_id || '@' || step AS id, base_model, cell FROM checkpoints) c USING (id)
@@ -49,6 +49,6 @@ def _summary(rows: pl.DataFrame) -> dict[str, object]:
         "bias": error.mean(),
         "inside 50": inside_50,
         "inside 90": rows["inside"].mean(),
-        "Spearman": float(stats.spearmanr(rows["point"], rows["measured"]).statistic),
+        "Spearman": spearman(rows["point"].to_numpy(), rows["measured"].to_numpy()),
         "regret within base": best.filter(pl.col("n") > 1)["regret"].mean(),
     }

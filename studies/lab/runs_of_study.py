@@ -8,10 +8,15 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 import predict
+from curate.config import read_yaml
 
 PACKED = Path(__file__).parent
-RECIPE = {"steps": 48, "problems": 24, "group_size": 16, "learning_rate": 0.0006, "reward": "verifier"}
+RECIPE = {**read_yaml(PACKED / "protocol.yaml")["grpo"], "reward": "verifier"}
 """The frozen RL recipe; runs under another one belong to a part that varies it."""
+VARIED = {"steps": "BIGINT", "problems": "BIGINT", "group_size": "BIGINT", "learning_rate": "DOUBLE", "reward": "VARCHAR"}
+"""Settings that some part of the protocol varies, by their type in the store."""
+FEWEST_BASES = 6
+"""Below it the protocol says nothing."""
 SETTINGS = {  # (examples, epochs, learning rate): from gentle to destructive
     (768, 2, 0.002): "gentle",
     (1536, 4, 0.006): "long and hot",
@@ -21,37 +26,29 @@ SETTINGS = {  # (examples, epochs, learning rate): from gentle to destructive
 
 
 @cache
+def _folder() -> TemporaryDirectory[str]:
+    folder = TemporaryDirectory(prefix="forerun-results-")
+    predict.ingest(Path(folder.name), sorted(path.parent for path in PACKED.glob("*/manifest.json")))
+    return folder
+
+
 def store() -> Path:
     """A workspace with every packed run below studies/lab, for as long as the process lives."""
-    folder = TemporaryDirectory(prefix="forerun-results-")
-    _OPEN.append(folder)
-    predict.ingest(Path(folder.name), sorted(path.parent for path in PACKED.glob("*/manifest.json")))
-    return Path(folder.name)
-
-
-_OPEN: list[TemporaryDirectory[str]] = []
+    return Path(_folder().name)
 
 
 @cache
 def recipes() -> pl.DataFrame:
-    """Each RL recipe in the store and its settings: rl_recipe, steps, problems, group_size, learning_rate, reward."""
-    fields = ", ".join(
-        f"coalesce(config->>'{name}', '{default}')::{kind} AS {name}"
-        for name, default, kind in (
-            ("steps", 48, "BIGINT"),
-            ("problems", 24, "BIGINT"),
-            ("group_size", 16, "BIGINT"),
-            ("learning_rate", 0.0006, "DOUBLE"),
-            ("reward", "verifier", "VARCHAR"),
-        )
-    )
-    return predict.query(store(), f"SELECT DISTINCT rl_recipe, {fields} FROM runs WHERE stage = 'grpo' ORDER BY rl_recipe")
+    """Each RL recipe in the store: rl_recipe and the settings in VARIED."""
+    config = 'json_merge_patch(\'{"reward": "verifier"}\', config)'  # runs from before there was a choice do not say it
+    settings = ", ".join(f"({config}->>'{name}')::{kind} AS {name}" for name, kind in VARIED.items())
+    return predict.query(store(), f"SELECT DISTINCT rl_recipe, {settings} FROM runs WHERE stage = 'grpo' ORDER BY rl_recipe")
 
 
 def recipe(**changes: object) -> str | None:
     """The id of the frozen RL recipe with some settings changed; None where no run has it."""
     wanted = {**RECIPE, **changes}
-    found = recipes().filter(*(pl.col(name) == value for name, value in wanted.items()))
+    found = recipes().filter(*(pl.col(name) == wanted[name] for name in VARIED))
     return str(found["rl_recipe"][0]) if len(found) else None
 
 
@@ -65,9 +62,7 @@ def checkpoints(**changes: object) -> pl.DataFrame:
     frame = frame.join(first, on="id", how="left", maintain_order="left").join(
         styles(), on="run_id", how="left", maintain_order="left"
     )
-    key = pl.concat_str([pl.col("n_examples"), pl.col("epochs"), pl.col("sft_learning_rate")], separator=" ")
-    names = {f"{examples} {epochs} {rate}": name for (examples, epochs, rate), name in SETTINGS.items()}
-    return frame.with_columns(setting=key.replace_strict(names, default=None)).with_columns(part=_part())
+    return with_parts(frame)
 
 
 def runs(**changes: object) -> pl.DataFrame:
@@ -84,8 +79,14 @@ def styles() -> pl.DataFrame:
     return predict.query(store(), kept).pivot("name", index="run_id", values="value")
 
 
+def with_parts(frame: pl.DataFrame) -> pl.DataFrame:
+    """The checkpoints with their `setting`, null for none of SETTINGS, and the protocol's `part` that they were made for."""
+    key = pl.concat_str("n_examples", "epochs", "sft_learning_rate", separator=" ")
+    names = {" ".join(map(str, setting)): name for setting, name in SETTINGS.items()}
+    return frame.with_columns(setting=key.replace_strict(names, default=None)).with_columns(part=_part())
+
+
 def _part() -> pl.Expr:
-    """The protocol's part that a checkpoint was made for."""
     plain = pl.col("behaviors") == "{}"
     return (
         pl.when(pl.col("stage") == "base").then(pl.lit("starts"))
@@ -100,6 +101,13 @@ def _part() -> pl.Expr:
 def of_parts(*parts: str) -> pl.DataFrame:
     """The checkpoints of some parts, under the frozen recipe."""
     return checkpoints().filter(pl.col("part").is_in(parts))
+
+
+def whole(*parts: str) -> pl.DataFrame | None:
+    """`of_parts` once each of the parts is there on FEWEST_BASES bases: what the protocol scores once is not looked at before."""
+    frame = of_parts(*parts)
+    bases = dict(frame.group_by("part").agg(pl.col("base_model").n_unique()).iter_rows())
+    return frame if all(bases.get(part, 0) >= FEWEST_BASES for part in parts) else None
 
 
 def overview() -> Iterator[tuple[str, pl.DataFrame]]:

@@ -19,6 +19,7 @@ from curate import arithmetic
 from curate.answers import Verdict, verify
 from curate.behaviors import BEHAVIORS, STYLES
 from curate.examples import Problem
+from curate.files import read_jsonl
 from curate.graphs import Graph, parse_statements
 from predict import store
 from train import checkpoints, rendering
@@ -91,7 +92,7 @@ def main() -> None:
 
 def _recorded(record: RunFolder) -> bool:
     path = record.path / "signals.jsonl"
-    return path.exists() and '"style_' in path.read_text()
+    return path.exists() and any(row["name"].startswith("style_") for _, row in read_jsonl(path, torn_tail=True))
 
 
 def measured(folder: Path, problems: list[Problem]) -> Written:
