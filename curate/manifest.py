@@ -15,7 +15,7 @@ from curate.examples import Problem
 from curate.files import content_hash, read_json, sha256_file
 from curate.lengths import distance, has_several_traces, quantile_values, target
 from curate.pool import Pool
-from curate.recipe import Recipe
+from curate.recipe import Recipe, Variant
 
 if TYPE_CHECKING:
     from curate.build import Chosen
@@ -53,8 +53,9 @@ def make_manifest(
     matched: float,
 ) -> dict[str, Any]:
     """What is in the folder and how it came about. Only `sources` names paths."""
-    variant, lengths, copies = made.variant, sorted(facts.lengths), injected.get("copies_added", 0)
+    variant, lengths = made.variant, sorted(facts.lengths)
     reasons = Counter(f"{step}.{reason}" for step, reason in ledger.select("step", "reason").iter_rows())
+    counts = {"heldout": len(heldout), "rl": len(rl), "ledger": len(ledger)}
     return {
         "schema_version": SCHEMA_VERSION,
         "content_hash": facts.content_hash,
@@ -63,43 +64,50 @@ def make_manifest(
         "rl_hash": content_hash([[problem.prompt, problem.ground_truth] for problem in rl]),
         "seed": recipe.seed,
         "epochs": variant.epochs,
-        "variant": {
-            "name": variant.name,
-            "n_examples": len(lengths),
-            "length_mix": variant.select.length,
-            "behaviors": variant.inject.model_dump(mode="json") if variant.inject else {},
-        },
+        "variant": _variant(variant, len(lengths)),
         "recipe": _without_paths(recipe.model_dump(mode="json")),
         "sources": sources,
-        "rows": {
-            "read": pool.rows_read,
-            "train": len(lengths) - copies,
-            "copies": copies,
-            "heldout": len(heldout),
-            "rl": len(rl),
-            "ledger": len(ledger),
-        },
+        "rows": _rows(pool, len(lengths), injected.get("copies_added", 0)) | counts,
         "tokens": {"selected": int(made.train["tokens"].sum()), "train": sum(lengths)},
         "steps": pool.steps,
         "drop_reasons": dict(sorted(reasons.items())),
         "contamination": _contamination(pool),
         "lengths": length_histogram(lengths),
-        "longest": {
-            "prompt": facts.longest_prompt,
-            "completion": lengths[-1] if lengths else 0,
-            "row": facts.longest_row,
-            "row_bytes": facts.longest_bytes,
-        },
+        "longest": _longest(facts),
         "matched_problem_share": matched,
         "length_confounded_with_difficulty": variant.select.length != "varying" and not has_several_traces(pool.examples),
         "distance_to_pool": distance(lengths, pool.examples["tokens"].to_list()),
         "distance_to_target": _distance_to_target(pool, made),
         "injection": injected,
-        "behavior_rates": {
-            name: {"share": facts.showing[name] / len(lengths), "per_example": facts.spans[name] / len(lengths)}
-            for name in sorted(facts.showing)
-        },
+        "behavior_rates": _behavior_rates(facts),
         "versions": code_versions(),
+    }
+
+
+def _variant(variant: Variant, examples: int) -> dict[str, Any]:
+    behaviors = variant.inject.model_dump(mode="json") if variant.inject else {}
+    return {"name": variant.name, "n_examples": examples, "length_mix": variant.select.length, "behaviors": behaviors}
+
+
+def _rows(pool: Pool, written: int, copies: int) -> dict[str, int]:
+    """What was read, and what of it is trained on: augmentation writes copies beside."""
+    return {"read": pool.rows_read, "train": written - copies, "copies": copies}
+
+
+def _longest(facts: Facts) -> dict[str, int]:
+    return {
+        "prompt": facts.longest_prompt,
+        "completion": max(facts.lengths, default=0),
+        "row": facts.longest_row,
+        "row_bytes": facts.longest_bytes,
+    }
+
+
+def _behavior_rates(facts: Facts) -> dict[str, dict[str, float]]:
+    """Share of the rows that show each behaviour, and its spans a row."""
+    rows = len(facts.lengths)
+    return {
+        name: {"share": facts.showing[name] / rows, "per_example": facts.spans[name] / rows} for name in sorted(facts.showing)
     }
 
 

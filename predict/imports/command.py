@@ -8,85 +8,76 @@ import typer
 from curate.commands import finish
 
 Form = Literal["lm-eval", "lighteval", "inspect", "trl", "verl", "prime-rl", "nemo", "trackio", "mlflow", "wandb", "csv"]
-LINEAGE, READING = "Where the numbers belong", "How the file is read"
+
+
+def _lineage(text: str, *names: str, **settings: Any) -> Any:
+    """An option of the panel that says where the numbers belong."""
+    return typer.Option(*names, help=text, rich_help_panel="Where the numbers belong", **settings)
+
+
+def _reading(text: str, *names: str, **settings: Any) -> Any:
+    """An option of the panel that says how the file is read."""
+    return typer.Option(*names, help=text, rich_help_panel="How the file is read", **settings)
+
+
+Run = Annotated[str | None, _lineage("Name or id of the run; default: the file's.", metavar="NAME")]
+Stage = Annotated[
+    Literal["base", "sft", "grpo", "dense_path"] | None,
+    _lineage("Default: what the file speaks of, else the recorded run's, else sft."),
+]
+Step = Annotated[int | None, _lineage("Of the checkpoint measured; default: the file's, else the run's last.", min=0)]
+Parent = Annotated[str | None, _lineage("The checkpoint it was trained from.", metavar="NAME[@STEP]")]
+BaseModel = Annotated[str | None, _lineage("Model at the root of the lineage.")]
+Dataset = Annotated[str | None, _lineage("Training set.", metavar="NAME")]
+Cell = Annotated[str | None, _lineage("What near twins share; they are left out together.", metavar="NAME")]
+RlRecipe = Annotated[str | None, _lineage("RL settings without the seed; default: imported.", metavar="NAME")]
+Seed = Annotated[int | None, _lineage("Of the training run.")]
+SamplingSeed = Annotated[int | None, _lineage("Of the evaluation: tells further samples from the same ones.")]
+Purpose = Annotated[
+    Literal["signals", "rl_signals", "outcome", "outcome_shifted", "other"] | None,
+    _lineage("Default: outcome for RL runs, else signals."),
+]
+Heldout = Annotated[str | None, _lineage("eval_loss is on this held-out set, which all candidates share.", metavar="NAME")]
+Status = Annotated[Literal["done", "failed", "collapsed"] | None, _lineage("How the training run ended.")]
+Started = Annotated[str | None, _lineage("When training began (ISO 8601, UTC); default: the log's.", metavar="TIME")]
+Benchmark = Annotated[str | None, _reading("Problem set: its name, or the one to read.", metavar="NAME")]
+Metric = Annotated[str | None, _reading("The score that is the verdict.", metavar="NAME")]
+Filter = Annotated[str | None, _reading("lm-eval's filter, prime-rl's agent.", "--filter", metavar="NAME")]
+Threshold = Annotated[float | None, _reading("A score from this on is right; default: only 0 and 1 are verdicts.")]
+Reverify = Annotated[bool, _reading("Judge the texts by Forerun's verifier.", "--reverify")]
+Pick = Annotated[str | None, _reading("Of several runs, this one.", metavar="NAME")]
+Partial = Annotated[bool, _reading("Read the log of a job that did not succeed.", "--partial")]
+Columns = Annotated[list[str] | None, _reading("Column of a table.", "--map", metavar="COL=NAME")]
+Percent = Annotated[list[str] | None, _reading("This column is in percent.", metavar="COL")]
 
 
 def import_logs(
     form: Annotated[Form, typer.Argument(metavar="FORMAT", help="Whose files they are.")],
     path: Annotated[Path, typer.Argument(help="A file or folder that the tool wrote.")],
     home: Annotated[Path | None, typer.Option(help="Workspace folder; default $FORERUN_HOME, else ./forerun.")] = None,
-    run: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name or id of the run; default: the file's.", rich_help_panel=LINEAGE)
-    ] = None,
-    stage: Annotated[
-        Literal["base", "sft", "grpo", "dense_path"] | None,
-        typer.Option(help="Default: what the file speaks of, else the recorded run's, else sft.", rich_help_panel=LINEAGE),
-    ] = None,
-    step: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Of the checkpoint measured; default: the file's, else the run's last.", rich_help_panel=LINEAGE
-        ),
-    ] = None,
-    parent: Annotated[
-        str | None, typer.Option(metavar="NAME[@STEP]", help="The checkpoint it was trained from.", rich_help_panel=LINEAGE)
-    ] = None,
-    base_model: Annotated[str | None, typer.Option(help="Model at the root of the lineage.", rich_help_panel=LINEAGE)] = None,
-    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Training set.", rich_help_panel=LINEAGE)] = None,
-    cell: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="What near twins share; they are left out together.", rich_help_panel=LINEAGE),
-    ] = None,
-    rl_recipe: Annotated[
-        str | None, typer.Option(metavar="NAME", help="RL settings without the seed; default: imported.", rich_help_panel=LINEAGE)
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the training run.", rich_help_panel=LINEAGE)] = None,
-    sampling_seed: Annotated[
-        int | None, typer.Option(help="Of the evaluation: tells further samples from the same ones.", rich_help_panel=LINEAGE)
-    ] = None,
-    purpose: Annotated[
-        Literal["signals", "rl_signals", "outcome", "outcome_shifted", "other"] | None,
-        typer.Option(help="Default: outcome for RL runs, else signals.", rich_help_panel=LINEAGE),
-    ] = None,
-    heldout: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="eval_loss is on this held-out set, which all candidates share.", rich_help_panel=LINEAGE
-        ),
-    ] = None,
-    status: Annotated[
-        Literal["done", "failed", "collapsed"] | None, typer.Option(help="How the training run ended.", rich_help_panel=LINEAGE)
-    ] = None,
-    started: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="When training began (ISO 8601, UTC); default: the log's.", rich_help_panel=LINEAGE),
-    ] = None,
-    benchmark: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Problem set: its name, or the one to read.", rich_help_panel=READING)
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The score that is the verdict.", rich_help_panel=READING)
-    ] = None,
-    which_filter: Annotated[
-        str | None, typer.Option("--filter", metavar="NAME", help="lm-eval's filter, prime-rl's agent.", rich_help_panel=READING)
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="A score from this on is right; default: only 0 and 1 are verdicts.", rich_help_panel=READING),
-    ] = None,
-    reverify: Annotated[
-        bool, typer.Option("--reverify", help="Judge the texts by Forerun's verifier.", rich_help_panel=READING)
-    ] = False,
-    pick: Annotated[str | None, typer.Option(metavar="NAME", help="Of several runs, this one.", rich_help_panel=READING)] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Read the log of a job that did not succeed.", rich_help_panel=READING)
-    ] = False,
-    columns: Annotated[
-        list[str] | None, typer.Option("--map", metavar="COL=NAME", help="Column of a table.", rich_help_panel=READING)
-    ] = None,
-    percent: Annotated[
-        list[str] | None, typer.Option(metavar="COL", help="This column is in percent.", rich_help_panel=READING)
-    ] = None,
+    run: Run = None,
+    stage: Stage = None,
+    step: Step = None,
+    parent: Parent = None,
+    base_model: BaseModel = None,
+    dataset: Dataset = None,
+    cell: Cell = None,
+    rl_recipe: RlRecipe = None,
+    seed: Seed = None,
+    sampling_seed: SamplingSeed = None,
+    purpose: Purpose = None,
+    heldout: Heldout = None,
+    status: Status = None,
+    started: Started = None,
+    benchmark: Benchmark = None,
+    metric: Metric = None,
+    which_filter: Filter = None,
+    threshold: Threshold = None,
+    reverify: Reverify = False,
+    pick: Pick = None,
+    partial: Partial = False,
+    columns: Columns = None,
+    percent: Percent = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and report, write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")] = False,
 ) -> None:
