@@ -25,7 +25,7 @@ PER_RUN = ("tallies", "pass_at_k", "benchmark_counts")
 """Views whose rows of a run depend on that run alone: their rows are kept as tables `stored_*`, and copied with it."""
 BATCH = 500
 """Run folders read before their rows are written: what is held in memory."""
-FORMAT = 1
+FORMAT = 2
 """Raise it when the reading of files changes: then every one is read anew."""
 
 
@@ -79,9 +79,9 @@ def fill(path: Path, units: Sequence[Unit], forecasts: pl.DataFrame, old: Old, s
         with duckdb.connect(str(path)) as connection:
             connection.execute(SCHEMA_SQL.read_text(encoding="utf-8"))
             connection.begin()
-            read = _fill(connection, units, forecasts, old)
+            read, again = _fill(connection, units, forecasts, old)
             _comment(connection)
-            summary, runs = _summed_up(connection, stamp)
+            summary, runs = _summed_up(connection, stamp, again)
             connection.commit()
             connection.execute("CHECKPOINT")
             return Filled(summary, runs, read)
@@ -94,7 +94,10 @@ def fill(path: Path, units: Sequence[Unit], forecasts: pl.DataFrame, old: Old, s
         path.with_name(f"{path.name}.wal").unlink(missing_ok=True)  # left behind where the last commit failed
 
 
-def _fill(connection: duckdb.DuckDBPyConnection, units: Sequence[Unit], forecasts: pl.DataFrame, old: Old) -> int:
+def _fill(
+    connection: duckdb.DuckDBPyConnection, units: Sequence[Unit], forecasts: pl.DataFrame, old: Old
+) -> tuple[int, list[str]]:
+    """Units read, and the runs that were made again on another machine."""
     same = {
         unit: old.units[str(unit.folder)][1] for unit in units if old.units.get(str(unit.folder), ("", []))[0] == unit.signature
     }
@@ -102,15 +105,20 @@ def _fill(connection: duckdb.DuckDBPyConnection, units: Sequence[Unit], forecast
     holders = Counter(chain(*same.values(), *(head.run_ids for head in heads.values())))
     kept = {unit: ids for unit, ids in same.items() if all(holders[run] == 1 for run in ids)}
     heads = {unit: heads.get(unit) or _head(unit) for unit in units if unit not in kept}
-    for frames in _batches(heads, holders):
+    shared = {unit: head for unit, head in heads.items() if any(holders[run] > 1 for run in head.run_ids)}
+    for frames in _batches({unit: head for unit, head in heads.items() if unit not in shared}):
         _insert(connection, frames)
+    again: list[str] = []
+    if shared:
+        merged, again = merge([(unit, _rows({unit: head})) for unit, head in shared.items()])
+        _insert(connection, merged)
     more = [packed.forecasts(unit.folder) for unit in units if unit.is_packed]
     _insert(connection, {"forecast_files": pl.concat([forecasts, *more]).unique(maintain_order=True)})
     _keep_views(connection)
     if kept:
         _copy(connection, old, list(chain(*kept.values())))
     _record(connection, kept | {unit: head.run_ids for unit, head in heads.items()})
-    return len(heads)
+    return len(heads), again
 
 
 def _head(unit: Unit) -> Head:
@@ -121,14 +129,11 @@ def _head(unit: Unit) -> Head:
     return Head([run["run_id"]], run)
 
 
-def _batches(heads: Mapping[Unit, Head], holders: Counter[str]) -> Iterator[Frames]:
-    """Rows of a bounded number of units at a time; units that share a run come together, merged."""
-    shared = {unit: head for unit, head in heads.items() if any(holders[run] > 1 for run in head.run_ids)}
-    alone = [unit for unit in heads if unit not in shared]
-    for first in range(0, len(alone), BATCH):
-        yield _rows({unit: heads[unit] for unit in alone[first : first + BATCH]})
-    if shared:
-        yield merge([(unit, _rows({unit: head})) for unit, head in shared.items()])
+def _batches(heads: Mapping[Unit, Head]) -> Iterator[Frames]:
+    """Rows of a bounded number of units at a time."""
+    units = list(heads)
+    for first in range(0, len(units), BATCH):
+        yield _rows({unit: heads[unit] for unit in units[first : first + BATCH]})
 
 
 def _rows(heads: Mapping[Unit, Head]) -> Frames:
@@ -177,10 +182,11 @@ def _record(connection: duckdb.DuckDBPyConnection, runs: Mapping[Unit, list[str]
     connection.unregister("incoming")
 
 
-def _summed_up(connection: duckdb.DuckDBPyConnection, stamp: str) -> tuple[dict[str, Any], set[str]]:
-    """Counts of what is there, also kept in the database with what it was made from; and the runs."""
+def _summed_up(connection: duckdb.DuckDBPyConnection, stamp: str, again: list[str]) -> tuple[dict[str, Any], set[str]]:
+    """Counts of what is there and the runs made again, also kept in the database with what it was made from; and all runs."""
     summary: dict[str, Any] = connection.sql(SUMMARY).pl().to_dicts()[0]
     stages = connection.sql("SELECT run_id, stage FROM runs").fetchall()
+    summary["made_again"] = again
     summary["stages"] = dict(sorted(Counter(stage for _, stage in stages).items()))
     facts = {"schema": schema_stamp(), "stamp": stamp, "summary": json.dumps(summary)}
     connection.executemany("INSERT INTO ingest_facts VALUES (?, ?)", list(facts.items()))

@@ -87,6 +87,11 @@ def ingest(
         for path in counts["dropped"]:
             print(f"dropped {path}")
         print(f"{counts['runs']} runs ({stages}), {counts['checkpoints']} checkpoints, {counts['new_runs']} new: {place}")
+        if again := counts["made_again"]:
+            print(
+                f"note: {len(again)} run(s) were made on several machines, which round differently, such as {again[0]}: the numbers of this "
+                "workspace count, or else those of the first source"
+            )
         if waiting := counts["without_run_json"]:
             print(f"note: {len(waiting)} folder(s) beside the runs hold no run.json and were left out, such as {waiting[0]}")
 

@@ -61,7 +61,7 @@ COLUMNS = {
     "engine": "What made it: native, trl, or the tool it was imported from.",
     "versions": "Versions of the packages that decide the numbers, JSON.",
     "commit": "Git commit of the code.",
-    "hardware": "Processor and threads, JSON.",
+    "hardware": "Processor, its vector instructions, and threads, JSON.",
     "created_at": "When the run began: UTC, ISO 8601.",
     "forecasts.created_at": "When the forecast was made: UTC, ISO 8601.",
     "forecast_files.created_at": "When the forecast was made: UTC, ISO 8601.",

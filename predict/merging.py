@@ -14,14 +14,18 @@ PROVENANCE = {
     "evaluation_jobs": ("provenance",),
 }
 """Recorded and shown, but no reason to call two runs different."""
+MEASURED = {"runs": ("status", "tokens")}
+"""Of these tables the columns that are measured, and the others decided; of all other tables every column is measured."""
 JOB = list(KEYS["evaluation_jobs"])
 
 
-def merge(parts: Sequence[tuple[Unit, Frames]]) -> Frames:
-    """The rows of runs that several units hold, each once.
+def merge(parts: Sequence[tuple[Unit, Frames]]) -> tuple[Frames, list[str]]:
+    """The rows of runs that several units hold, each once; and the runs that were made again on another machine.
 
     A packed study of the same execution (equal `created_at`) is a copy of a run folder, perhaps of an earlier state: where both have
-    a row of equal key, the folder's counts. In all other cases rows of equal key must be equal but for their provenance.
+    a row of equal key, the folder's counts. Another machine (versions and hardware of run.json) rounds otherwise, so what it measured
+    of the same run differs: the first unit's row counts, run folders first. In all other cases rows of equal key must be equal but for
+    their provenance.
 
     Raises:
         InputError: they are not; the message names the run, the field and both places.
@@ -29,6 +33,7 @@ def merge(parts: Sequence[tuple[Unit, Frames]]) -> Frames:
     order = sorted(parts, key=lambda part: part[0].is_packed)
     folders = [unit.folder.as_posix() for unit, _ in order]
     frames = [_marked(frames, holder, unit.is_packed) for holder, (unit, frames) in enumerate(order)]
+    again = _made_again(pl.concat([part["runs"] for part in frames]))
     merged: Frames = {}
     for table in KEYS:
         if all(table in part for part in frames):
@@ -36,12 +41,18 @@ def merge(parts: Sequence[tuple[Unit, Frames]]) -> Frames:
     chosen = merged["evaluation_jobs"].select("holder", *JOB)
     counts = pl.concat([part["evaluations"] for part in frames])
     merged["evaluations"] = counts.join(chosen, on=["holder", *JOB], how="semi", maintain_order="left")
-    return {table: frame.select(list(SCHEMAS[table])) for table, frame in merged.items()}
+    return {table: frame.select(list(SCHEMAS[table])) for table, frame in merged.items()}, again
+
+
+def _made_again(runs: pl.DataFrame) -> list[str]:
+    """Runs that were executed on several machines."""
+    return runs.filter(pl.col("machine").n_unique().over("run_id") > 1)["run_id"].unique().sort().to_list()
 
 
 def _marked(frames: Frames, holder: int, is_packed: bool) -> Frames:
     """Frames that know where they are from; of runs the config without its folder, of jobs the counts as one text to compare."""
-    executions = frames["runs"].select("run_id", execution="created_at")
+    machine = pl.concat_str("versions", "hardware", separator=" ", ignore_nulls=True)
+    executions = frames["runs"].select("run_id", execution="created_at", machine=machine)
     content = pl.struct(pl.exclude(JOB)).struct.json_encode().sort_by("problem_id").str.join().alias("counts")
     counts = frames["evaluations"].group_by(JOB).agg(content)
     settings = [_without_folder(text) for text in frames["runs"]["config"]]
@@ -65,9 +76,10 @@ def _once(table: str, rows: pl.DataFrame, folders: list[str]) -> pl.DataFrame:
     keys = list(KEYS[table])
     own = rows.filter(~pl.col("is_packed"))
     copies = rows.filter("is_packed").join(own, on=[*keys, "execution"], how="anti", nulls_equal=True, maintain_order="left")
-    ignored = {*keys, *PROVENANCE.get(table, ()), "config", "execution", "holder", "is_packed"}
+    ignored = {*keys, *PROVENANCE.get(table, ()), "config", "execution", "machine", "holder", "is_packed"}
     compared = [name for name in rows.columns if name not in ignored]
-    different = pl.concat([own, copies]).unique([*keys, *compared], keep="first", maintain_order=True)
+    rows = _of_first_machine(pl.concat([own, copies]), keys, MEASURED.get(table, compared))
+    different = rows.unique([*keys, *compared], keep="first", maintain_order=True)
     twice = different.filter(pl.struct(keys).is_duplicated()).sort(keys, maintain_order=True)
     if len(twice):
         first, second = twice.head(2).to_dicts()
@@ -79,3 +91,12 @@ def _once(table: str, rows: pl.DataFrame, folders: list[str]) -> pl.DataFrame:
             f"{table} {at}{': ' if at else ''}{name} differs{values}. Keep one: move the other away, or take its source out with `predict ingest --drop`"
         )
     return different
+
+
+def _of_first_machine(rows: pl.DataFrame, keys: list[str], measured: Sequence[str]) -> pl.DataFrame:
+    """The rows, what was measured on another machine than that of the first row of equal key put in that row's terms."""
+    first = pl.col("machine").first().over(keys)
+    return rows.with_columns(
+        pl.when(pl.col("machine").eq_missing(first)).then(name).otherwise(pl.col(name).first().over(keys)).alias(name)
+        for name in measured
+    )

@@ -54,7 +54,8 @@ def ingest(home: Path, paths: Iterable[Path] = (), *, drop: Iterable[str] = ()) 
 
     Returns:
         Counts of what the store holds; `new_runs`; `read` and `unchanged`, the run folders and packed studies read anew or not;
-        `without_run_json`, folders among run folders that hold no run yet; `dropped`, the paths of what was taken out.
+        `without_run_json`, folders among run folders that hold no run yet; `dropped`, the paths of what was taken out; `made_again`,
+        runs that several sources hold from different machines, which differ by rounding: the first source's numbers count, run folders first.
 
     Raises:
         InputError: a source is missing, malformed or holds no runs, or two contradict each other; the old store stays, and what

@@ -265,7 +265,9 @@ def test_a_folder_of_several_packed_studies_is_one_source(study, tmp_path):
     counts = predict.ingest(tmp_path / "both", [tmp_path / "packed"])
     assert (counts["stages"], counts["read"]) == ({"base": 1, "grpo": 1, "sft": 2}, 2)
     assert json.loads((tmp_path / "both/sources.json").read_text()) == [str(tmp_path / "packed")]
-    assert predict.ingest(tmp_path / "again", [PACKED.parent])["stages"] == predict.ingest(tmp_path / "one", [PACKED])["stages"]
+    whole = predict.ingest(tmp_path / "again", [PACKED.parent])
+    one_by_one = predict.ingest(tmp_path / "one", [path.parent for path in PACKED.parent.glob("*/manifest.json")])
+    assert whole["stages"] == one_by_one["stages"]
 
 
 def test_a_base_run_recorded_on_two_machines_is_one_run(study, tmp_path):
@@ -291,6 +293,58 @@ def test_one_run_with_two_contents_is_named_with_both_places(study, tmp_path, ch
     with pytest.raises(InputError, match=f"run sft: .*home/runs/sft and .*other/sft hold it.*{words}"):
         predict.ingest(study.home)
     assert_equal_views(study.home, before)
+
+
+def elsewhere(folder: RunFolder) -> None:
+    """As if the run had been made on another machine, at another time."""
+    run = folder.run
+    run.hardware, run.created_at = {**run.hardware, "vectors": "other"}, "2020-01-01T00:00:00+00:00"
+    folder.write(run)
+
+
+def test_a_run_made_again_on_another_machine_counts_with_this_workspaces_numbers(study, tmp_path):
+    """Another machine rounds otherwise: samples and losses differ a little, and nobody can act on it."""
+    predict.ingest(study.home)
+    before = views(study.home, *ALL)
+    other = RunFolder(Path(shutil.copytree(study.home / "runs/sft", tmp_path / "other/sft")))
+    elsewhere(other)
+    measure(other, 10, KEY, [2, 7], purpose="signals")
+    other.log(1, {"loss": 9.0})
+    measure(other, 10, {**KEY, "benchmark": "more"}, [1, 1], purpose="other")
+    counts = predict.ingest(study.home, [other.path])
+    assert counts["made_again"] == ["sft"]
+    assert predict.ingest(study.home)["made_again"] == ["sft"]
+    for name, frame in before.items():
+        added = views(study.home, name)[name].join(frame, on=frame.columns, how="anti", nulls_equal=True)
+        assert set(added.get_column("benchmark").to_list() if "benchmark" in added.columns else []) <= {"more"}, name
+    assert study.sql("SELECT DISTINCT benchmark FROM evaluation_jobs WHERE run_id = 'sft' AND purpose = 'other'") == [
+        {"benchmark": "more"}
+    ]
+
+
+def test_of_two_packed_studies_of_different_machines_the_first_counts(study, tmp_path):
+    predict.ingest(study.home)
+    predict.export(study.home, tmp_path / "first")
+    elsewhere(RunFolder.of(study.home, "sft"))
+    RunFolder.of(study.home, "sft").log(1, {"loss": 9.0})
+    predict.ingest(study.home)
+    predict.export(study.home, tmp_path / "second")
+    for number, order in enumerate((("first", "second"), ("second", "first"))):
+        home = tmp_path / f"home{number}"
+        assert predict.ingest(home, [tmp_path / name for name in order])["made_again"] == ["sft"]
+        [row] = predict.query(home, "SELECT value FROM metrics WHERE run_id = 'sft' AND step = 1 AND name = 'loss'").to_dicts()
+        assert row["value"] == (2.0, 9.0)[number]
+
+
+def test_other_settings_are_another_run_on_any_machine(study, tmp_path):
+    predict.ingest(study.home)
+    other = RunFolder(Path(shutil.copytree(study.home / "runs/sft", tmp_path / "other/sft")))
+    elsewhere(other)
+    run = other.run
+    run.config = {**run.config, "learning_rate": 0.7}
+    other.write(run)
+    with pytest.raises(InputError, match=r"run sft: .* settings differs"):
+        predict.ingest(study.home, [other.path])
 
 
 def _failed(folder: RunFolder):

@@ -252,7 +252,7 @@ def test_a_run_folder_has_every_field_of_the_contract(data, tmp_path):
         assert run["created_at"] < run["finished_at"]
         assert run["seconds"] > 0
         assert set(run["versions"]) >= {"python", "forerun", "torch", "transformers"}
-        assert set(run["hardware"]) == {"processor", "cores", "threads"}
+        assert set(run["hardware"]) == {"processor", "vectors", "cores", "threads"}
         assert {path.name for path in folder.path.iterdir()} == {"run.json", "metrics.jsonl", "checkpoints"}
     first, second = (json.loads((folder.path / "run.json").read_text()) for folder in (record, trained))
     assert first["parent"] == {"run_id": checkpoints.weights_hash(BASE), "step": 0}

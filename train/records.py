@@ -232,16 +232,26 @@ def commit() -> str | None:
 
 @cache
 def hardware() -> dict[str, Any]:
-    """Processor and threads: what bitwise reproduction depends on."""
+    """Processor, its widest vectors and threads: what bitwise reproduction depends on."""
     threads = os.environ.get("OMP_NUM_THREADS")
-    return {"processor": processor(), "cores": os.cpu_count(), "threads": int(threads) if threads else None}
+    return {"processor": processor(), "vectors": vectors(), "cores": os.cpu_count(), "threads": int(threads) if threads else None}
 
 
 def processor() -> str:
     """The processor's name."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def vectors() -> str | None:
+    """The widest vector instructions: one name is given to processors with and without them. None where the system does not say."""
+    known = _cpuinfo("flags").split()
+    return next((name for name in ("avx512f", "avx2", "avx") if name in known), None)
+
+
+def _cpuinfo(field: str) -> str:
+    """What Linux says of the first processor; nothing elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")

@@ -41,6 +41,7 @@ def main() -> None:
     home = parser.parse_args().home
     predict.ingest(home)
     pairs = checkpoints(home).join(checkpoints(store()), on=["run_id", "rl_recipe"], suffix="_shipped", nulls_equal=True)
+    pairs = pairs.filter(pl.col("pass_at_1").is_not_null(), pl.col("pass_at_1_shipped").is_not_null())  # not stopped on the way
     if pairs.is_empty():
         raise InputError(f"{home}: none of its checkpoints is one of the shipped ones; rerun a part of the study first")
     verdicts = [judge(pair) for pair in pairs.to_dicts()]
@@ -55,12 +56,14 @@ def main() -> None:
 def checkpoints(home: Path) -> pl.DataFrame:
     """The checkpoints of a store, with what their SFT ran on."""
     ran_on = predict.query(home, "SELECT run_id, versions, hardware FROM runs")
-    platform = [
-        f"torch {json.loads(versions).get('torch')}, {json.loads(hardware).get('processor')}"
-        for versions, hardware in ran_on.select("versions", "hardware").iter_rows()
-    ]
+    platform = [_platform(json.loads(versions), json.loads(hardware)) for _, versions, hardware in ran_on.iter_rows()]
     ran_on = ran_on.select("run_id").with_columns(platform=pl.Series(platform, dtype=pl.String))
     return predict.query(home, "SELECT * FROM checkpoints").join(ran_on, on="run_id", how="left")
+
+
+def _platform(versions: dict, hardware: dict) -> str:
+    """What decides how numbers are rounded; runs from before vectors were recorded do not say theirs."""
+    return f"torch {versions.get('torch')}, {hardware.get('processor')} {hardware.get('vectors') or '(vectors not known)'}"
 
 
 def judge(pair: dict) -> tuple[bool, str]:
