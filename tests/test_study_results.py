@@ -14,6 +14,7 @@ from scipy import stats
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "studies" / "lab"))
 
+import compare  # noqa: E402
 import effects  # noqa: E402
 import predictors  # noqa: E402
 import prospective  # noqa: E402
@@ -195,3 +196,27 @@ def test_the_sections_print_what_there_is():
     packed = pl.read_parquet(ROOT / "studies/lab/runs/runs.parquet")
     first = len(packed.filter(pl.col("stage") == "sft"))
     assert f"| first | {first} |" in shown
+
+
+PAIR = {
+    "base_model": "b", "variant": "v", "run_id": "r", "platform": "here", "platform_shipped": "here",
+    **{name: 0.25 for one in ("gen_loss", "pass_at_1", "pass_at_64", "outcome_pass_at_1") for name in (one, f"{one}_shipped")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "agrees"),
+    [
+        ({}, True),
+        ({"gen_loss": 0.25 + 1e-9}, False),
+        ({"pass_at_64": 0.26}, False),
+        ({"platform": "there", "gen_loss": 0.25 + 9e-5, "pass_at_64": 0.26}, True),
+        ({"platform": "there", "gen_loss": 0.25 + 2e-4}, False),
+        ({"platform": "there", "pass_at_1_shipped": 0.25 - 4.1 * (0.25 * 0.75 / 256) ** 0.5}, False),
+        ({"outcome_pass_at_1": 0.25 + 2.9 * 2**0.5 * 0.0113}, True),
+        ({"outcome_pass_at_1": 0.25 - 3.1 * 2**0.5 * 0.0113}, False),
+        ({"outcome_pass_at_1": None}, True),
+    ],
+)
+def test_a_rerun_agrees_bit_for_bit_on_the_same_machine_and_within_the_noise_elsewhere(changes, agrees):
+    assert compare.judge({**PAIR, **changes})[0] is agrees
