@@ -391,3 +391,11 @@ def test_without_a_compiler_torch_takes_over(monkeypatch, tmp_path):
         assert build() is None
         monkeypatch.delenv(setting)
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_heads_that_fill_no_vectors_are_left_to_torch():
+    """`attention.c` takes whole vectors of positions and dimensions: 6 dimensions fill none, on any processor."""
+    weight = torch.zeros(1)
+    assert attention.library_for(weight, 6) is None
+    assert attention.library_for(weight, 16) is attention.compiled_library()
+    assert attention.library_for(weight.double(), 16) is None

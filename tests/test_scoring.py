@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 import predict
 from curate.errors import InputError, UsageError
 from predict import regret
-from predict.features import Term
+from predict.features import Term, filled_columns
 from predict.predictors import parse
 from predict.scoring import best_predictor
 
@@ -684,3 +684,12 @@ def test_groups_of_one_row_each_score_as_single_rows_do():
     for score in report.predictors:
         assert (score.r2_logo, score.spearman_logo) == (score.r2_loo, score.spearman_loo)
         assert score.spearman_within is None
+
+
+def test_filled_columns_have_nine_tenths_of_the_rows_with_an_outcome():
+    tenths = {f"missing_{count}": [None] * count + [0.5] * (20 - count) for count in (0, 2, 3, 20)}
+    runs = pl.DataFrame({**tenths, "outcome_pass_at_1": [0.5] * 20}, schema_overrides=dict.fromkeys(tenths, pl.Float64))
+    assert filled_columns(runs) == {"missing_0", "missing_2", "outcome_pass_at_1"}
+    candidates = runs.with_columns(pl.lit(None, pl.Float64).alias(name) for name in ("missing_0", "outcome_pass_at_1"))
+    assert filled_columns(pl.concat([candidates, runs])) == {"missing_0", "missing_2", "outcome_pass_at_1"}
+    assert filled_columns(runs.head(0)) == set()
