@@ -31,7 +31,7 @@ from train.configs import EvaluateConfig, GrpoConfig, ProblemSet, SftConfig
 from train.datasets import open_dataset, open_problems, problem_set
 from train.grpo import collapsed
 from train.identity import grpo_run, sft_run
-from train.records import RunFolder
+from train.records import RunFolder, vectors
 from train.sampling import make_sampler
 
 BASE = Path(__file__).parent.parent / "studies/lab/bases/l4-behaved-s0"
@@ -919,3 +919,11 @@ def test_the_order_of_examples_of_equal_length_depends_on_the_seed_alone(data, t
         record = sft.main(sft_config(data, tmp_path / str(place), seed=seed, batch_tokens=200, max_steps=3))
         firsts.append(record.metric("loss"))
     assert firsts[0] == firsts[1] != firsts[2]
+
+
+def test_the_widest_vectors_are_those_that_torch_finds():
+    """One name, `AMD EPYC` say, is given to processors with and without AVX-512, which round differently."""
+    found = {"AVX512": "avx512f", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability())
+    if found is None:
+        pytest.skip("torch uses neither AVX2 nor AVX-512 here")
+    assert vectors() == found
