@@ -36,7 +36,8 @@ def by_modules(rows_file: Path, data: Path, work: Path) -> dict[str, Any]:
     rows = pl.read_ndjson(rows_file)
     clock.lap("read")
     keys = [exact_key(f"{prompt}\n{completion}") for prompt, completion in zip(rows["prompt"], rows["completion"], strict=True)]
-    frame = rows.drop("completion").with_columns(exact_key=pl.Series(keys), verified=pl.lit(True))
+    prompt_keys = pl.Series([exact_key(prompt) for prompt in rows["prompt"]])
+    frame = rows.drop("completion").with_columns(exact_key=pl.Series(keys), prompt_key=prompt_keys, verified=pl.lit(True))
     found = find_duplicates(frame, Dedup(near=0.8))
     left = rows.filter(~pl.int_range(pl.len()).is_in(found["row"].implode()))
     clock.lap("dedup")

@@ -44,8 +44,9 @@ class Facts:
         self.longest_row = max(self.longest_row, *map(sum, zip(prompts, completions, strict=True)))
         for example in examples:
             self.longest_bytes = max(self.longest_bytes, len((example.problem.prompt + example.completion).encode()))
-            self.showing.update({span.behavior for span in example.spans})
-            self.spans.update(span.behavior for span in example.spans)
+            if example.spans:
+                self.showing.update({span.behavior for span in example.spans})
+                self.spans.update(span.behavior for span in example.spans)
 
 
 def write_train(folder: Path, examples: Iterable[Example], epochs: int, count: TokenCounter) -> Facts:
@@ -86,8 +87,24 @@ def _as_json(row: dict[str, Any]) -> tuple[str, str, str]:
     name, prompt, completion = map(encode_basestring, (row["id"], *(turn["content"] for turn in row["messages"])))
     user, assistant = f'{{"role": "user", "content": {prompt}}}', f'{{"role": "assistant", "content": {completion}}}'
     turns = f'{{"content":{prompt},"role":"user"}},{{"content":{completion},"role":"assistant"}}'
+    meta, canonical = _meta_as_json(row["meta"])
     return (
-        f'{{"id": {name}, "messages": [{user}, {assistant}], "meta": {_LINE.encode(row["meta"])}}}\n',
+        f'{{"id": {name}, "messages": [{user}, {assistant}], "meta": {meta}}}\n',
         f'{{"id": {name}, "prompt": [{user}], "completion": [{assistant}]}}\n',
-        f'{{"id":{name},"messages":[{turns}],"meta":{canonical_json(row["meta"])}}}',
+        f'{{"id":{name},"messages":[{turns}],"meta":{canonical}}}',
+    )
+
+
+def _meta_as_json(meta: dict[str, Any]) -> tuple[str, str]:
+    """The facts about a row as they stand in its line, and as canonical JSON."""
+    problem, truth, source, style = map(
+        encode_basestring, (meta["problem_id"], meta["ground_truth"], meta["source"], meta["style"])
+    )
+    operations, spans = meta["operations"], meta["spans"]
+    plain, canonical = (_LINE.encode(spans), canonical_json(spans)) if spans else ("[]", "[]")
+    return (
+        f'{{"problem_id": {problem}, "ground_truth": {truth}, "source": {source}, '
+        f'"operations": {operations}, "style": {style}, "spans": {plain}}}',
+        f'{{"ground_truth":{truth},"operations":{operations},"problem_id":{problem},'
+        f'"source":{source},"spans":{canonical},"style":{style}}}',
     )

@@ -109,15 +109,15 @@ class Index:
 
     def _by_ngram(self, words: Words, part: Part) -> pl.DataFrame:
         hits = self._best(self._ngrams.shared(words))
-        long = self._long.shared(words).select("row", "item", coverage_13="coverage")
+        long = self._long.coverage(words).select("row", "item", coverage_13="coverage")
         dropped = (pl.col("coverage") >= self.config.coverage) | (pl.col("size") < FEW)
         return hits.join(long, on=["row", "item"], how="left", maintain_order="left").with_columns(
             pl.col("coverage_13").fill_null(0.0), kind=pl.lit("ngram"), drop=dropped & (part == "question")
         )
 
     def _renumbered(self, words: Words, exact: pl.DataFrame) -> pl.DataFrame:
-        shared = self._masked.shared(words.masked()).filter(pl.col("coverage") >= self.config.coverage)
-        hits = self._best(shared).join(exact.filter("drop"), on=["row", "benchmark"], how="anti")
+        hits = self._best(self._masked.shared(words.masked(), self.config.coverage))
+        hits = hits.join(exact.filter("drop"), on=["row", "benchmark"], how="anti")
         return hits.with_columns(kind=pl.lit("renumbered"), drop=pl.lit(self.config.renumbered == "drop"))
 
     def _best(self, shared: pl.DataFrame) -> pl.DataFrame:
@@ -157,28 +157,40 @@ class _Table:
         self._slots = np.zeros(1 << 22, np.bool_)  # a quick no for nearly all n-grams of a text
         self._slots[self._grams >> _SLOT_SHIFT] = True
 
-    def shared(self, words: Words) -> pl.DataFrame:
-        """row, item, size (the question's n-grams), coverage, and start and length in words of the longest shared run."""
-        grams = ngrams(words, self.n)
-        maybe = self._slots[grams.hashes >> _SLOT_SHIFT]
-        hashes, rows = grams.hashes[maybe], grams.texts[maybe]
-        begin, end = (np.searchsorted(self._grams, hashes, side=side) for side in ("left", "right"))
+    def shared(self, words: Words, least: float = 0.0) -> pl.DataFrame:
+        """The columns of `coverage`, from `least` up, and start and length in words of the longest shared run."""
+        found = self._found(words)
+        covered = self._coverage(found).filter(pl.col("coverage") >= least)
+        kept = found.join(covered, on=["row", "item"], how="semi", maintain_order="left") if least else found
+        return covered.join(_longest_runs(kept, self.n), on=["row", "item"], how="left")
+
+    def coverage(self, words: Words) -> pl.DataFrame:
+        """row, item, size (the question's n-grams) and coverage."""
+        return self._coverage(self._found(words))
+
+    def _coverage(self, found: pl.DataFrame) -> pl.DataFrame:
+        held = found.group_by("row", "item").agg(pl.col("gram").n_unique())
+        held = held.with_columns(size=pl.Series(self.sizes[held["item"].to_numpy()], dtype=pl.Int64))
+        return held.with_columns(coverage=pl.col("gram") / pl.col("size")).drop("gram")
+
+    def _found(self, words: Words) -> pl.DataFrame:
+        """row, item, gram and position of every n-gram that a text shares with a question, sorted by row, item, position."""
+        grams = ngrams(words, self.n, lambda hashes: self._slots[hashes >> _SLOT_SHIFT])
+        begin, end = (np.searchsorted(self._grams, grams.hashes, side=side) for side in ("left", "right"))
         counts = end - begin
         place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - begin, counts)
-        columns = {"row": rows, "gram": hashes, "position": grams.positions[maybe] - words.starts[rows]}
+        columns = {"row": grams.texts, "gram": grams.hashes, "position": grams.positions - words.starts[grams.texts]}
         found = pl.DataFrame({name: np.repeat(column, counts) for name, column in columns.items()})
-        found = found.with_columns(item=pl.Series(self._items[place], dtype=pl.Int64)).sort("row", "item", "position")
-        sizes = found.group_by("row", "item").agg(pl.col("gram").n_unique())
-        sizes = sizes.with_columns(size=pl.Series(self.sizes[sizes["item"].to_numpy()], dtype=pl.Int64))
-        shared = sizes.with_columns(coverage=pl.col("gram") / pl.col("size")).drop("gram")
-        return shared.join(_longest_runs(found, self.n), on=["row", "item"], how="left")
+        return found.with_columns(item=pl.Series(self._items[place], dtype=pl.Int64)).sort("row", "item", "position")
 
 
 def _longest_runs(found: pl.DataFrame, n: int) -> pl.DataFrame:
     """Start and length in words of the longest run of neighbouring n-grams; `found` is sorted by row, item, position."""
-    run = pl.col("position") - pl.int_range(pl.len()).over("row", "item")
-    runs = found.group_by("row", "item", run=run).agg(start=pl.col("position").min(), length=pl.len().cast(pl.Int64) + n - 1)
-    return runs.sort("length", "start", descending=[True, False]).unique(["row", "item"], keep="first").drop("run")
+    follows = (pl.col("row").diff() == 0) & (pl.col("item").diff() == 0) & (pl.col("position").diff() == 1)
+    runs = found.with_row_index("place").filter(~follows.fill_null(False)).cast({"place": pl.Int64})
+    grams = pl.col("place").shift(-1, fill_value=len(found)) - pl.col("place")
+    runs = runs.select("row", "item", start="position", length=grams + n - 1)
+    return runs.sort("length", "start", descending=[True, False]).unique(["row", "item"], keep="first")
 
 
 class _Short:

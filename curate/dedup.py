@@ -52,7 +52,7 @@ def find_duplicates(rows: pl.DataFrame, config: Dedup, against: pl.DataFrame | N
 
     Args:
         rows: id, prompt, ground_truth, verified (whether the row's own trace yields its reference answer; null counts as
-            no), exact_key (of question and completion).
+            no), exact_key (of question and completion), prompt_key (`exact_key` of the question).
         against: id and prompt of the questions that must not be repeated.
 
     Returns:
@@ -60,16 +60,12 @@ def find_duplicates(rows: pl.DataFrame, config: Dedup, against: pl.DataFrame | N
         where none was computed. Reasons: `exact_duplicate`, `repeats_reference` (partner_id is the reference's),
         `near_duplicate`, `conflicting_answer` (the partner is the keeper, or a row with another answer where all go).
     """
-    left = ranked(rows.with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64), question=_folded("prompt")))
+    left = ranked(rows.with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64)))
     found = [pl.DataFrame(schema=FOUND)]
     for step in (_exact, _references, _near):
         found.append(step(left, config, against))
         left = left.join(found[-1], on="row", how="anti", maintain_order="left")
     return pl.concat(found).sort("row")
-
-
-def _folded(column: str) -> pl.Expr:
-    return pl.col(column).str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars(" ")
 
 
 def _exact(rows: pl.DataFrame, config: Dedup, _: pl.DataFrame | None) -> pl.DataFrame:
@@ -83,15 +79,16 @@ def _references(rows: pl.DataFrame, config: Dedup, against: pl.DataFrame | None)
     """Rows whose question is that of a reference but for case and white space; near ones are found with the near ones."""
     if against is None:
         return pl.DataFrame(schema=FOUND)
-    known = against.select(question=_folded("prompt"), partner_id="id").unique("question", keep="first", maintain_order=True)
-    repeats = rows.join(known, on="question", how="inner", maintain_order="left")
+    keys = pl.Series([exact_key(prompt) for prompt in against["prompt"]], dtype=pl.String)
+    known = against.select(prompt_key=keys, partner_id="id").unique("prompt_key", keep="first", maintain_order=True)
+    repeats = rows.join(known, on="prompt_key", how="inner", maintain_order="left")
     return _as_found(repeats.with_columns(similarity=pl.lit(1.0)), "repeats_reference")
 
 
 def _near(rows: pl.DataFrame, config: Dedup, against: pl.DataFrame | None) -> pl.DataFrame:
     if config.near is None:
         return pl.DataFrame(schema=FOUND)
-    questions = rows.unique("question", keep="first", maintain_order=True).select("question", "prompt", first_id="id")
+    questions = rows.unique("prompt_key", keep="first", maintain_order=True).select("prompt_key", "prompt", first_id="id")
     known = pl.DataFrame(schema={"id": pl.String, "prompt": pl.String}) if against is None else against
     clusters = near_clusters(
         questions["prompt"], config.near, reference=known["prompt"], shingle=config.shingle, numbers=config.numbers
@@ -101,7 +98,7 @@ def _near(rows: pl.DataFrame, config: Dedup, against: pl.DataFrame | None) -> pl
         keeper=pl.Series(clusters.keeper),
         similarity=pl.Series(clusters.similarity),
     )
-    rows = rows.join(near.drop("prompt", "first_id"), on="question", how="left", maintain_order="left")
+    rows = rows.join(near.drop("prompt", "first_id"), on="prompt_key", how="left", maintain_order="left")
     outside = rows.filter(pl.col("keeper") < 0)
     outside = outside.with_columns(partner_id=known["id"].gather(-1 - outside["keeper"]))
     inside = rows.filter(pl.col("keeper") >= 0)

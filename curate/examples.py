@@ -1,6 +1,7 @@
 """The row types, a Problem (what is asked, the right answer) and an Example (a problem with one worked trace), and their files."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,11 +155,25 @@ def schema(kind: str) -> Any:
 
 
 def arrow_table(rows: list[dict[str, Any]], kind: str) -> Any:
-    """Rows as an Arrow table with their declared schema; through Polars, since PyArrow would import pandas to look at lists."""
-    import polars as pl
+    """Rows as an Arrow table with their declared schema."""
+    import pyarrow as pa
 
     declared = schema(kind)
-    return pl.DataFrame(rows, schema=pl.Schema(declared)).to_arrow().cast(declared)
+    return pa.table([_column([row[field.name] for row in rows], field.type) for field in declared], schema=declared)
+
+
+def _column(values: list[Any], declared: Any) -> Any:
+    """Values as an Arrow array, nested ones level by level; through Polars, since PyArrow would import pandas to look at lists."""
+    import polars as pl
+    import pyarrow as pa
+
+    if pa.types.is_struct(declared):
+        parts = [_column([value[field.name] for value in values], field.type) for field in declared]
+        return pa.StructArray.from_arrays(parts, fields=list(declared))
+    if pa.types.is_list(declared):
+        ends = pl.Series([0, *itertools.accumulate(map(len, values))], dtype=pl.Int32).to_arrow()
+        return pa.ListArray.from_arrays(ends, _column(list(itertools.chain.from_iterable(values)), declared.value_type), declared)
+    return pl.Series(values, dtype=pl.String if pa.types.is_string(declared) else pl.Int64).to_arrow().cast(declared)
 
 
 def write_parquet(path: Path, kind: str, rows: list[dict[str, Any]]) -> None:

@@ -103,7 +103,8 @@ def _postings(sets: Shingles, threshold: float) -> _Postings:
         some = slice(first, min(first + MOST_OWNERS, len(sets.sizes)))
         hashes = sets.hashes[sets.starts[first] : sets.starts[some.stop]]
         owners = np.repeat(np.arange(some.stop - first), sets.sizes[some])
-        tokens = packed_hashes(owners, (levels[hashes >> shift] << np.uint64(40)) | (hashes >> np.uint64(8))) & HASH_BITS
+        rarity = levels[hashes >> shift].astype(np.uint64) << np.uint64(40)
+        tokens = packed_hashes(owners, rarity | (hashes >> np.uint64(8))) & HASH_BITS
         place = np.arange(len(tokens)) - (sets.starts[some] - sets.starts[first])[owners]
         keep = (place < probed[some][owners]) & (tokens >> np.uint64(40) > 0)
         parts.append((tokens[keep], owners[keep] + first, (place < indexed[some][owners])[keep]))
@@ -112,15 +113,15 @@ def _postings(sets: Shingles, threshold: float) -> _Postings:
     return _Postings(tokens[order], texts[order], rare[order])
 
 
-def _rarity(hashes: U64) -> tuple[U64, np.uint64]:
+def _rarity(hashes: U64) -> tuple[NDArray[np.uint8], np.uint64]:
     """A level of each table slot, 0 where its shingles occur once in all, and the shift from hash to slot."""
     bits = int(np.clip(len(hashes).bit_length(), 10, 24))
     shift = np.uint64(48 - bits)
-    counts = np.zeros(1 << bits, np.int64)
-    for start in range(0, len(hashes), 1 << 23):
-        slots = (hashes[start : start + (1 << 23)] >> shift).view(np.int64)
-        counts += np.bincount(slots, minlength=1 << bits)
-    return (8 * np.log2(np.maximum(counts, 1))).astype(np.uint64), shift
+    counts = np.zeros(1 << bits, np.uint32)
+    for start in range(0, len(hashes), 1 << 20):
+        np.add.at(counts, (hashes[start : start + (1 << 20)] >> shift).view(np.int64), np.uint32(1))
+    levels = (8 * np.log2(np.arange(counts.max() + 1).clip(min=1))).astype(np.uint8)  # of each count: few differ
+    return levels[counts], shift
 
 
 class _Walk:

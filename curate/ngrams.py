@@ -4,7 +4,7 @@ A word is a run of letters, a number, one operator sign or one ideograph, after 
 Unicode forms, LaTeX spacing, sizes and fonts, thousands separators, numbers in words. Hashes hold within one process only.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
 
-BATCH, BATCH_BYTES = 32_768, 1 << 24
+BATCH, BATCH_BYTES = 8192, 1 << 22
 """What one step looks at: bounds the memory of the words, which is some 30 times that of the text."""
 _WORD_SHIFT = np.uint64(48)
 _BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -137,17 +137,27 @@ def text_batches(texts: Iterable[str]) -> Iterator[pl.Series]:
     yield from (texts.slice(first, last - first) for first, last in pairwise(bounds) if last > first)
 
 
-def ngrams(words: Words, n: int) -> Grams:
-    """All runs of `n` words that lie within one text; a text of fewer words has none."""
-    count = max(len(words.hashes) - n + 1, 0)
-    hashes = np.zeros(count, np.uint64)
-    for offset in range(n):
-        hashes *= _BASE
-        hashes += words.hashes[offset : offset + count]
-    texts = np.repeat(np.arange(len(words.starts) - 1), np.diff(words.starts))[:count]
-    positions = np.arange(count)
-    within = positions + n <= words.starts[texts + 1]
-    return Grams(mixed(hashes[within]), texts[within], positions[within])
+def ngrams(words: Words, n: int, likely: Callable[[U64], NDArray[np.bool_]] | None = None) -> Grams:
+    """All runs of `n` words that lie within one text; a text of fewer words has none.
+
+    `likely` is a quick test of hashes: those that fail it are left out before anything else is found out about them.
+    """
+    hashes = mixed(_run_hashes(words.hashes, n))
+    places = np.arange(len(hashes)) if likely is None else np.flatnonzero(likely(hashes))
+    texts = np.repeat(np.arange(len(words.starts) - 1), np.diff(words.starts))[places]
+    within = places + n <= words.starts[texts + 1]
+    places = places[within]
+    return Grams(hashes[places], texts[within], places)
+
+
+def _run_hashes(words: U64, n: int) -> U64:
+    """(words - n + 1,) The polynomial in `_BASE` with `n` neighbouring words as coefficients, put together from its halves."""
+    if n == 1:
+        return words
+    half = n // 2
+    halves, count = _run_hashes(words, half), max(len(words) - n + 1, 0)
+    hashes = halves[:count] * (_BASE ** np.uint64(half)) + halves[half : half + count]
+    return hashes * _BASE + words[n - 1 : n - 1 + count] if n % 2 else hashes
 
 
 def mixed(hashes: U64) -> U64:
@@ -169,8 +179,3 @@ def sequence_hashes(words: Words, keep: NDArray[np.bool_]) -> U64:
     sums = np.zeros(len(words.starts) - 1, np.uint64)
     np.add.at(sums, texts, mixed(kept + mixed((place + np.uint64(1)) * _BASE)))
     return sums
-
-
-def whole(words: Words) -> U64:
-    """(texts,) One hash of all words of each text."""
-    return sequence_hashes(words, np.ones(len(words.hashes), np.bool_))

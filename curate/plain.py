@@ -22,9 +22,10 @@ def plain_rows(block: bytes) -> pl.DataFrame | None:
     None where one row is not plain.
     """
     body = block.removesuffix(b"\n")
-    one_a_line = body.startswith(b"{") and body.endswith(b"}") and body.count(b"\n") == body.count(b"}\n{")
+    breaks = body.count(b"\n")
+    one_a_line = body.startswith(b"{") and body.endswith(b"}") and body.count(b"}\n{") == breaks
     rows = _parsed(block) if one_a_line and b"\\u0000" not in body else None
-    if rows is None or len(rows) != body.count(b"\n") + 1 or not _holds(rows["messages"].list.len() == 2):
+    if rows is None or len(rows) != breaks + 1 or not _holds(rows["messages"].list.len() == 2):
         return None
     turns = rows["messages"].list.explode(empty_as_null=False).struct.unnest()
     if not _holds(turns["role"] == pl.Series(["user", "assistant"] * len(rows))):

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.ngrams import I64, U64, Words, hashed_words, mixed, ngrams, sequence_hashes, text_batches, whole
+from curate.ngrams import I64, U64, Words, hashed_words, mixed, ngrams, sequence_hashes, text_batches
 
 Floats = NDArray[np.float64]
 Numbers = Literal["distinct", "ignore"]
@@ -46,9 +46,10 @@ def _batch_shingles(words: Words, size: int, numbers: Numbers) -> tuple[U64, I64
     read = words.masked() if numbers == "ignore" else words
     grams = ngrams(read, size)
     lengths = np.diff(words.starts)
-    short = np.flatnonzero((lengths > 0) & (lengths < size))
-    texts = np.concatenate([grams.texts, short])
-    hashes = np.concatenate([grams.hashes, whole(read)[short]])
+    is_short = (lengths > 0) & (lengths < size)
+    short = sequence_hashes(read, np.repeat(is_short, lengths))[is_short]
+    texts = np.concatenate([grams.texts, np.flatnonzero(is_short)])
+    hashes = np.concatenate([grams.hashes, short])
     if numbers == "distinct":
         hashes ^= mixed(sequence_hashes(words, words.numbers))[texts]  # mixed: a text may be numbers only
     packed = packed_hashes(texts, mixed(hashes) & HASH_BITS)

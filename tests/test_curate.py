@@ -128,6 +128,8 @@ def test_rows_are_a_user_turn_then_an_assistant_turn_and_every_copy_agrees(labor
     for variant in VARIANTS:
         rows = jsonl(laboratory / variant / "train.jsonl")
         assert all(set(row) == {"id", "messages", "meta"} for row in rows)
+        lines = (laboratory / variant / "train.jsonl").read_text(encoding="utf-8").split("\n")
+        assert lines == [*(json.dumps(row, ensure_ascii=False) for row in rows), ""]
         assert all([turn["role"] for turn in row["messages"]] == ["user", "assistant"] for row in rows)
         assert all(stated[question(row)] == row["meta"]["ground_truth"] for row in rows)
         assert parquet(laboratory / variant / "train.parquet") == rows

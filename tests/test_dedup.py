@@ -184,7 +184,8 @@ def rows(*given: tuple[str, str, str, bool], completions: str | None = None) -> 
     """(id, prompt, ground_truth, verified) and a completion of its own for each row."""
     keys = [exact_key(f"{prompt}\n{completions or name}") for name, prompt, _, _ in given]
     frame = pl.DataFrame(given, schema=SCHEMA, orient="row")
-    return frame.with_columns(exact_key=pl.Series(keys, dtype=pl.String))
+    prompts = [exact_key(prompt) for _, prompt, _, _ in given]
+    return frame.with_columns(exact_key=pl.Series(keys, dtype=pl.String), prompt_key=pl.Series(prompts, dtype=pl.String))
 
 
 def dropped(frame: pl.DataFrame, config: Dedup, against: pl.DataFrame | None = None) -> dict[str, tuple[str, str]]:
