@@ -13,10 +13,11 @@ import polars as pl
 from curate import rows, sources
 from curate.answers import Verdict, verify_all
 from curate.decontaminate import Decontaminate, Index
-from curate.dedup import find_duplicates
+from curate.dedup import Dedup, find_duplicates
 from curate.errors import CheckFailed, InputError
 from curate.examples import Example
 from curate.lengths import TokenCounter, shuffle_keys
+from curate.near import near_clusters
 from curate.recipe import Heldout, Recipe, RlPrompts
 from curate.sources import Source
 from curate.work import Work
@@ -214,15 +215,29 @@ def _hold_out(pool: Pool, recipe: Recipe, wanted: Heldout, count: TokenCounter, 
     if own:
         pool.rows_read += len(read)
         pool.enter("heldout", candidates.filter(~pl.col("prompt_key").is_in(aside)), "not_selected")
-    _without(pool, pool.heldout["prompt_key"], "problem_held_out" if own else None)
+        _give_way(pool, recipe.dedup, pool.heldout, "problem_held_out")
+    else:
+        _without(pool, pool.heldout["prompt_key"])
 
 
-def _without(pool: Pool, prompts: pl.Series, reason: str | None) -> None:
-    """Take problems out of the pool; with a reason, each row goes to the ledger."""
-    there = pl.col("prompt_key").is_in(prompts.implode())
-    if reason:
-        pool.enter("disjoint", pool.examples.filter(there), reason)
-    pool.examples = pool.examples.filter(~there)
+def _without(pool: Pool, prompts: pl.Series) -> None:
+    pool.examples = pool.examples.filter(~pl.col("prompt_key").is_in(prompts.implode()))
+
+
+def _give_way(pool: Pool, dedup: Dedup, aside: pl.DataFrame, reason: str) -> None:
+    """Drop the rows whose question stands in a set from sources of its own, or nearly repeats one there where near repeats go."""
+    same = pool.examples.join(aside.select("prompt_key", partner_id="id"), on="prompt_key", maintain_order="left")
+    pool.drop("disjoint", same.select("row", "partner_id", reason=pl.lit(reason)).select(DROPS.names()))
+    if dedup.near is None:
+        return
+    asked = pool.examples.unique("prompt_key", keep="first", maintain_order=True).select("prompt_key", "prompt")
+    keeper = near_clusters(
+        asked["prompt"], dedup.near, reference=aside["prompt"], shingle=dedup.shingle, numbers=dedup.numbers
+    ).keeper
+    asked = asked.with_columns(set_row=pl.Series(-1 - keeper, dtype=pl.Int64)).filter(pl.col("set_row") >= 0)
+    asked = asked.select("prompt_key", partner_id=aside["id"].gather(asked["set_row"]))
+    near = pool.examples.join(asked, on="prompt_key", maintain_order="left")
+    pool.drop("disjoint", near.select("row", "partner_id", reason=pl.lit(f"near_{reason}")).select(DROPS.names()))
 
 
 def _set_aside_rl(pool: Pool, recipe: Recipe, wanted: RlPrompts, count: TokenCounter, work: Work) -> None:
@@ -234,7 +249,7 @@ def _set_aside_rl(pool: Pool, recipe: Recipe, wanted: RlPrompts, count: TokenCou
         drops = _contaminated(pool, read, "decontaminate-rl", recipe.decontaminate, work)
         pool.enter("decontaminate", read.join(drops, on="row", maintain_order="left"))
         read = read.join(drops, on="row", how="anti", maintain_order="left")
-        _rl_from_own_sources(pool, _shuffled(read, seed), wanted.examples)
+        _rl_from_own_sources(pool, recipe.dedup, _shuffled(read, seed), wanted.examples)
     else:
         _rl_from_pool(pool, wanted.examples)
     if len(pool.rl) < wanted.examples:
@@ -248,10 +263,10 @@ def _rl_from_pool(pool: Pool, examples: int) -> None:
     first = pl.col("prompt_key").is_first_distinct()
     pool.rl = theirs.filter(first)
     pool.enter("rl_prompts", theirs.filter(~first), "other_trace_of_rl_problem")
-    _without(pool, aside, None)
+    _without(pool, aside)
 
 
-def _rl_from_own_sources(pool: Pool, read: pl.DataFrame, examples: int) -> None:
+def _rl_from_own_sources(pool: Pool, dedup: Dedup, read: pl.DataFrame, examples: int) -> None:
     """The pool gives way where both hold a problem, so that the RL set depends on its own seed alone."""
     pool.enter("rl_prompts", read.filter(pl.col("ground_truth") == ""), "no_reference")
     read = read.filter(pl.col("ground_truth") != "")
@@ -261,4 +276,4 @@ def _rl_from_own_sources(pool: Pool, read: pl.DataFrame, examples: int) -> None:
     pool.rl = fresh.head(examples)
     pool.enter("rl_prompts", read.filter(repeat), "known_prompt")
     pool.enter("rl_prompts", fresh.slice(examples), "not_selected")
-    _without(pool, pool.rl["prompt_key"], "problem_in_rl_set")
+    _give_way(pool, dedup, pool.rl, "problem_in_rl_set")

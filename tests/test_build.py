@@ -200,6 +200,32 @@ def test_rl_problems_of_their_own_source_are_decontaminated_too(tmp_path):
     assert manifest(tmp_path / "out")["rows"] == {"read": 40, "train": 20, "copies": 0, "heldout": 0, "rl": 17, "ledger": 3}
 
 
+@pytest.mark.parametrize(("near", "left"), [(0.8, 36), (None, 38)])
+def test_rows_that_repeat_or_nearly_repeat_a_set_of_its_own_source_give_way_to_it(tmp_path, near, left):
+    """Of 40 rows one is asked in the held-out set and one in the RL set; two more are asked there with their last words changed."""
+    pool = rows(40)
+    reworded = [{**row, "question": row["question"].replace("in all?", "altogether?")} for row in pool[:4]]
+    written(tmp_path / "rows.jsonl", pool)
+    written(tmp_path / "held.jsonl", [pool[0], reworded[1]])
+    written(tmp_path / "rl.jsonl", [pool[2], reworded[3]])
+    own = {part: {"examples": 2, "sources": [{"path": str(tmp_path / f"{part}.jsonl")}]} for part in ("held", "rl")}
+    build(recipe(tmp_path, dedup={"near": near}, heldout=own["held"], rl_prompts=own["rl"]), tmp_path / "out")
+    assert manifest(tmp_path / "out")["rows"] == {
+        "read": 44,
+        "train": left,
+        "copies": 0,
+        "heldout": 2,
+        "rl": 2,
+        "ledger": 40 - left,
+    }
+    dropped = pl.read_parquet(tmp_path / "out/ledger.parquet").filter(pl.col("step") == "disjoint")
+    reasons = ["problem_held_out", "problem_in_rl_set", "near_problem_held_out", "near_problem_in_rl_set"]
+    assert sorted(dropped["reason"]) == sorted(reasons if near else reasons[:2])
+    held = pl.read_parquet(tmp_path / "out/heldout.parquet")["id"].to_list()
+    partners = dropped.filter(pl.col("reason").str.contains("held"))["partner_id"]
+    assert set(partners) <= set(held)
+
+
 def test_a_variants_own_heldout_set_is_chosen_as_the_variant_is(tmp_path):
     clean = rows(20)
     longer = [{**row, "answer": "Once more, step by step. " + row["answer"]} for row in clean]
