@@ -4,7 +4,10 @@
 
 Truth: simulated success rates, and the laboratory's checkpoints (their 128-sample rates taken for the truth). A pilot plans, the
 truth judges: each design's exact variance on the true rates, then the uniform n of that very variance. The pilot is paid for
-in `samples / uniform`, unless it is `--free`: counts that were there before. The last lines draw everything anew many times: bias and spread of the estimates themselves.
+in `samples / uniform`, unless it is `--free`: counts that were there before. `go on` keeps it as its first batch; with `--free` its new
+samples stand against those that uniform adds to the same counts. Two limits stand beside them: the same stop rules
+chosen by the true rates themselves, and what no unbiased sequential design goes below. The last lines draw everything anew many times:
+bias and spread of the estimates themselves.
 """
 
 import argparse
@@ -14,11 +17,12 @@ import numpy as np
 import polars as pl
 
 from train import rates
-from train.adaptive import StopRule, allocate, estimate, sampling_variance, uniform_samples
+from train.adaptive import StopRule, allocate, estimate, go_on, sampling_variance, uniform_samples
 
 LAB = Path(__file__).parent.parent / "studies" / "lab" / "runs" / "evaluations.parquet"
 SIMULATED = {"beta(.4, 1)": (0.4, 1), "beta(.3, 2)": (0.3, 2), "beta(1, 3)": (1, 3)}
-DESIGNS = ("two stages", "stop rules")
+DESIGNS = ("two stages", "stop rules", "go on")
+LIMITS = ("rates known", "any design")
 
 
 def main() -> None:
@@ -37,7 +41,7 @@ def main() -> None:
                 found = np.array([_against_uniform(truth, k, uniform, options, rng) for truth in truths])
                 texts = [
                     f"{design} {ratio.mean():.2f} [{ratio.min():.2f}, {ratio.max():.2f}] ({(ratio <= 0.5).mean():.0%})"
-                    for design, ratio in zip(DESIGNS, found.T, strict=True)
+                    for design, ratio in zip(DESIGNS + LIMITS, found.T, strict=True)
                 ]
                 print(f"{name:12s} k {k:3d} uniform n about {uniform:4d}: {'; '.join(texts)}", flush=True)
     for k in (4, 32) if options.replicates else ():
@@ -50,20 +54,37 @@ def _lab(every: int) -> list[np.ndarray]:
     return [values.to_numpy() for values in runs["num_correct"]][::every]
 
 
-def _plans(truth, pilot: int, k: int, variance: float, batch: int, rng) -> list[list[StopRule]]:
-    seen = rng.binomial(pilot, truth)
-    points, posterior = rates.fit(np.full(len(truth), pilot), seen).posterior(np.full(len(truth), pilot), seen)
-    return [allocate(points, posterior, k, variance, each) for each in (None, batch)]
+def _plans(truth, pilot: int, k: int, variance: float, batch: int, rng) -> tuple[np.ndarray, list[list[StopRule]]]:
+    """Correct ones of a pilot of all problems, and the rules of each design that it plans."""
+    n, seen = np.full(len(truth), pilot), rng.binomial(pilot, truth)
+    points, posterior = rates.fit(n, seen).posterior(n, seen)
+    anew = [allocate(points, posterior, k, variance, each) for each in (None, batch)]
+    return seen, [*anew, go_on(n, seen, k, variance, batch)]
 
 
 def _against_uniform(truth, k: int, uniform: int, options: argparse.Namespace, rng) -> list[float]:
     wished = float(sampling_variance(truth, uniform, k).mean())
-    ratios = []
-    for rules in _plans(truth, options.pilot, k, wished, options.batch, rng):
-        samples, variance = _moments(rules, truth, k)
-        equal = uniform_samples(truth, np.full(len(truth), 1 / len(truth)), k, float(variance.mean()))
-        ratios.append(((0 if options.free else options.pilot) + samples.mean()) / equal)
-    return ratios
+    _, plans = _plans(truth, options.pilot, k, wished, options.batch, rng)
+    known = allocate(np.clip(truth, 1e-9, 1 - 1e-9), np.eye(len(truth)), k, wished, options.batch)
+    anew = [_share_of_uniform(truth, k, rules, 0 if options.free else options.pilot) for rules in plans[:2]]
+    kept = _share_of_uniform(truth, k, plans[2], 0, options.pilot if options.free else 0)
+    return [*anew, kept, _share_of_uniform(truth, k, known, 0), _least(truth, k, wished) / uniform]
+
+
+def _share_of_uniform(truth, k: int, rules: list[StopRule], paid: int, kept: int = 0) -> float:
+    samples, variance = _moments(rules, truth, k)
+    equal = uniform_samples(truth, np.full(len(truth), 1 / len(truth)), k, float(variance.mean()))
+    return (paid + samples.mean() - kept) / (equal - kept) if equal > kept else float("nan")  # nan: uniform adds nothing
+
+
+def _least(truth, k: int, variance: float) -> float:
+    """Expected samples a problem below which no unbiased sequential design has this mean variance, even one that knows the rates.
+
+    Wolfowitz (1947): a problem's variance is at least a^2 / E[samples], a = k (1 - p)^(k-1) sqrt(p (1 - p)); samples in proportion
+    to a make the least of their sum.
+    """
+    a = k * (1 - truth) ** (k - 1) * np.sqrt(truth * (1 - truth))
+    return float(a.mean() ** 2 / variance)
 
 
 def _moments(rules: list[StopRule], truth, k: int):
@@ -79,9 +100,10 @@ def _simulate(truth, k: int, options: argparse.Namespace, rng) -> None:
     value, wished = float((1 - (1 - truth) ** k).mean()), float(sampling_variance(truth, 2 * k, k).mean())
     errors, planned = [], []
     for _ in range(options.replicates):
-        both = _plans(truth, options.pilot, k, wished, options.batch, rng)
-        errors.append([estimate(rules, *_sampled(rules, truth, rng), k).mean() - value for rules in both])
-        planned.append([_moments(rules, truth, k)[1].mean() / len(truth) for rules in both])
+        seen, plans = _plans(truth, options.pilot, k, wished, options.batch, rng)
+        drawn = [_sampled(rules, truth, rng, seen if rules is plans[2] else None) for rules in plans]
+        errors.append([estimate(rules, *counts, k).mean() - value for rules, counts in zip(plans, drawn, strict=True)])
+        planned.append([_moments(rules, truth, k)[1].mean() / len(truth) for rules in plans])
     error, spread = np.array(errors), np.sqrt(np.mean(planned, axis=0))
     for i, design in enumerate(DESIGNS):
         z = error[:, i].mean() / (error[:, i].std() / np.sqrt(len(error)))
@@ -91,11 +113,12 @@ def _simulate(truth, k: int, options: argparse.Namespace, rng) -> None:
         )
 
 
-def _sampled(rules: list[StopRule], truth, rng):
+def _sampled(rules: list[StopRule], truth, rng, first=None):
+    """Counts of each problem by its rule; `first`: correct ones of its first batch, where that was drawn already."""
     n, c = np.zeros(len(truth), dtype=int), np.zeros(len(truth), dtype=int)
     for i, (rule, p) in enumerate(zip(rules, truth, strict=True)):
-        for size in rule.sizes:
-            n[i], c[i] = n[i] + size, c[i] + rng.binomial(size, p)
+        for batch, size in enumerate(rule.sizes):
+            n[i], c[i] = n[i] + size, c[i] + (rng.binomial(size, p) if batch or first is None else first[i])
             if c[i] >= rule.enough:
                 break
     return n, c

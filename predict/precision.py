@@ -26,12 +26,12 @@ class Design:
     """One way to the goal."""
 
     name: str
-    """uniform, stop_rules, two_stage, more_samples or more_problems."""
+    """uniform, go_on, stop_rules, two_stage, more_samples or more_problems."""
     new_samples: int
     """To be drawn, in all (of stop rules: expected)."""
     words: str
     allocation: list[dict[str, Any]] = field(default_factory=list)
-    """Of each problem: problem_id, most samples, batch, and at how many correct ones it stops (null: only at `most`)."""
+    """Of each problem: problem_id, samples at hand that count, most in all, batch, and at how many correct ones it stops (null: only at `most`)."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def advise(counts: pl.DataFrame, se: float, k: int = 64, target: Target = "popul
     if now is None or now > se:
         ids = counts["problem_id"].to_list()
         designs, more = (
-            _fixed(ids, n, points, posterior, k, se, batch) if target == "fixed" else _population(n, points, posterior, k, se)
+            _fixed(ids, n, c, points, posterior, k, se, batch) if target == "fixed" else _population(n, points, posterior, k, se)
         )
         notes += more
     designs = sorted(designs, key=lambda design: design.new_samples)
@@ -158,9 +158,9 @@ def _error_now(n: Counts, c: Counts, k: int, target: Target, points: Array, post
 
 
 def _fixed(
-    ids: list[str], n: Counts, points: Array, posterior: Array, k: int, se: float, batch: int
+    ids: list[str], n: Counts, c: Counts, points: Array, posterior: Array, k: int, se: float, batch: int
 ) -> tuple[list[Design], list[str]]:
-    """The same n everywhere; or these counts as the pilot of a second stage of unequal sizes, or of stop rules."""
+    """The same n everywhere; these counts as the first batch of a stop rule; or put away, as the pilot of a second stage or of stop rules."""
     variance = se**2 * len(n)
     even = adaptive.uniform_samples(points, posterior.mean(0), k, variance)
     fixed, stopping = (adaptive.allocate(points, posterior, k, variance, each) for each in (None, batch))
@@ -168,6 +168,7 @@ def _fixed(
     expected = round(sum((posterior[mine] @ rule.moments(points, k)[0]).sum() for rule, mine in _by_rule(stopping)))
     return [
         Design("uniform", int(np.maximum(even - n, 0).sum()), f"draw each of the {len(n)} problems up to {even} samples"),
+        *_go_on(ids, n, c, points, posterior, k, variance, batch),
         Design(
             "stop_rules",
             expected,
@@ -185,13 +186,36 @@ def _fixed(
     ], ["standard error for these very problems; it says nothing of other problems (--set population)"]
 
 
+def _go_on(
+    ids: list[str], n: Counts, c: Counts, points: Array, posterior: Array, k: int, variance: float, batch: int
+) -> list[Design]:
+    """One stop rule for each half of the problems, the counts at hand its first batch; none where the halves are too small to plan from."""
+    if len(n) < 2 * rates.FEWEST_PROBLEMS:
+        return []
+    rules = adaptive.go_on(n, c, k, variance, batch)
+    kinds = list(dict.fromkeys(zip(rules, n.tolist(), c.tolist(), strict=True)))
+    to_come = {kind: kind[0].still_expected(points, kind[2]) for kind in kinds}
+    expected = round(sum(posterior[i] @ to_come[rule, n[i], c[i]] for i, rule in enumerate(rules)))
+    words = (
+        f"keep these counts and sample on in batches of {batch}, each problem until enough are correct or its most are drawn, as "
+        f"`allocation` (--json) says (about {expected} more in all), and estimate by train.adaptive.estimate, which accounts for the stops"
+    )
+    return [Design("go_on", expected, words, _allocation(ids, rules))]
+
+
 def _by_rule(rules: list[adaptive.StopRule]) -> list[tuple[adaptive.StopRule, list[int]]]:
     return [(rule, [i for i, other in enumerate(rules) if other == rule]) for rule in dict.fromkeys(rules)]
 
 
 def _allocation(ids: list[str], rules: list[adaptive.StopRule]) -> list[dict[str, Any]]:
     return [
-        {"problem_id": name, "most": rule.most, "batch": rule.batch, "enough": None if rule.fixed else rule.enough}
+        {
+            "problem_id": name,
+            "at_hand": rule.first,
+            "most": rule.most,
+            "batch": rule.batch,
+            "enough": None if rule.fixed else rule.enough,
+        }
         for name, rule in zip(ids, rules, strict=True)
     ]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from curate.errors import InputError
 from train import rates
-from train.adaptive import StopRule, allocate, estimate, sampling_variance, uniform_samples
+from train.adaptive import StopRule, allocate, estimate, go_on, sampling_variance, uniform_samples
 from train.passk import fixed_set_variance, pass_at_k
 
 LAB = Path(__file__).parent.parent / "studies" / "lab" / "runs" / "evaluations.parquet"
@@ -48,6 +48,7 @@ def paths(rule: StopRule) -> list[tuple[int, int, str]]:
 
 
 RULES = [(StopRule(1, 1, 6), 6), (StopRule(1, 2, 8), 3), (StopRule(3, 1, 8), 5), (StopRule(4, 3, 9), 4), (StopRule(5, 9, 8), 8)]
+RULES += [(StopRule(2, 2, 8, first=3), 4), (StopRule(3, 1, 7, first=1), 5), (StopRule(2, 3, 6, first=6), 2)]
 
 
 @pytest.mark.parametrize(("rule", "k"), RULES)
@@ -185,6 +186,34 @@ def test_each_problem_is_estimated_by_its_own_rule():
     assert estimate(rules, n, c, 4) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("rule", [StopRule(2, 2, 8, first=3), StopRule(3, 1, 7, first=1), StopRule(4, 9, 8)])
+def test_samples_to_come_are_those_of_all_paths_with_that_first_batch(rule):
+    p, first = 0.3, rule.sizes[0]
+    for seen in range(first + 1):
+        mine = [(n, p**c * (1 - p) ** (n - c)) for n, c, path in paths(rule) if path[:first].count("1") == seen]
+        n, weight = (np.array(each) for each in zip(*mine, strict=True))
+        assert rule.still_expected(np.array([p]), seen)[0] == pytest.approx(weight @ (n - first) / weight.sum())
+
+
+def test_no_problem_goes_on_by_a_rule_that_its_own_half_chose():
+    """Other counts of the even problems: the even ones' rules stay, the odd ones' change."""
+    rng = np.random.default_rng(0)
+    n, c = np.full(60, 8), rng.binomial(8, rng.beta(0.4, 1, 60))
+    harder = np.where(np.arange(60) % 2 == 0, np.minimum(c, 1), c)
+    rules, others = go_on(n, c, 16, 0.02, 4), go_on(n, harder, 16, 0.02, 4)
+    assert rules[::2] == others[::2]
+    assert rules[1::2] != others[1::2]
+
+
+def test_going_on_keeps_the_samples_of_each_problem():
+    rng = np.random.default_rng(0)
+    n = np.where(np.arange(60) < 30, 4, 24)
+    c = rng.binomial(n, rng.beta(0.4, 1, 60))
+    rules = go_on(n, c, 16, 0.02, 8)
+    assert [rule.sizes[0] for rule in rules] == n.tolist()
+    assert all(rule.most >= 16 for rule in rules)
+
+
 def test_stop_rules_never_take_more_than_fixed_sizes():
     for goal in (0.03, 0.01, 0.001):
         fixed, stopping = (allocate(SPREAD, np.eye(5), 16, goal, batch) for batch in (None, 4))
@@ -221,3 +250,20 @@ def test_stop_rules_halve_the_samples_on_the_laboratorys_counts():
     every = np.full(len(truth), 1 / len(truth))
     assert samples.mean() <= uniform_samples(truth, every, 64, float(variance.mean())) / 2
     assert math.sqrt(variance.mean() / goal) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("k", [32, 64])
+def test_going_on_from_a_pilot_takes_fewer_samples_than_putting_it_away(k):
+    """Exact moments at the true rates, as a share of uniform at the standard error that each design reaches."""
+    rng = np.random.default_rng(1)
+    truth, every = rng.beta(0.4, 1, 200), np.full(200, 1 / 200)
+    n, seen = np.full(200, 8), rng.binomial(8, truth)
+    goal = float(sampling_variance(truth, 2 * k, k).mean())
+    anew = allocate(*rates.fit(n, seen).posterior(n, seen), k, goal, batch=8)
+    shares = []
+    for paid, rules in ((8, anew), (0, go_on(n, seen, k, goal, 8))):
+        moments = [rule.moments(truth[[i]], k) for i, rule in enumerate(rules)]
+        samples, variance = (np.concatenate(each) for each in zip(*moments, strict=True))
+        shares.append((paid + samples.mean()) / uniform_samples(truth, every, k, float(variance.mean())))
+    assert shares[1] < shares[0]
+    assert shares[1] <= 0.5

@@ -17,7 +17,7 @@ from predict.cli import app
 from predict.planning import plan
 from predict.precision import advise, read_counts, stored_counts
 from predict.store import ingest
-from train.adaptive import sampling_variance
+from train.adaptive import StopRule, sampling_variance
 
 LAB = Path(__file__).parent.parent / "studies" / "lab" / "runs"
 
@@ -262,6 +262,14 @@ def test_fixed_designs_reach_the_standard_error_on_the_true_rates():
     each = [sampling_variance(rate[[i]], row["most"], 32)[0] for i, row in enumerate(sizes)]
     assert math.sqrt(np.mean(each) / 150) == pytest.approx(0.01, rel=0.1)
     assert min(row["most"] for row in sizes) >= 32
+    kept = next(design for design in advice.designs if design.name == "go_on")
+    rules = [StopRule(row["batch"], row["enough"] or row["most"] + 1, row["most"], row["at_hand"]) for row in kept.allocation]
+    each = [rule.moments(rate[[i]], 32)[1][0] for i, rule in enumerate(rules)]
+    assert math.sqrt(np.mean(each) / 150) == pytest.approx(0.01, rel=0.1)
+    to_come = [
+        rule.still_expected(rate[[i]], int(c))[0] for i, (rule, c) in enumerate(zip(rules, frame["num_correct"], strict=True))
+    ]
+    assert kept.new_samples == pytest.approx(sum(to_come), rel=0.1)
     assert {row["enough"] for row in sizes} == {None}
     assert [d.new_samples for d in advice.designs] == sorted(d.new_samples for d in advice.designs)
 
@@ -369,7 +377,7 @@ def test_samples_of_a_checkpoint_in_the_store_equals_its_table(home, tmp_path):
     assert from_store == run("samples", *shared, "--csv", str(path))
     stopping = next(design for design in from_store["designs"] if design["name"] == "stop_rules")
     assert len(stopping["allocation"]) == from_store["problems"] == 256
-    assert stopping["allocation"][0].keys() == {"problem_id", "most", "batch", "enough"}
+    assert stopping["allocation"][0].keys() == {"problem_id", "at_hand", "most", "batch", "enough"}
 
 
 def test_a_checkpoint_that_is_not_in_the_store_is_refused(home):

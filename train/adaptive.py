@@ -1,12 +1,14 @@
 """Designs that bring pass@k of a fixed set of problems to a standard error with fewer samples than the same n everywhere (torch-free).
 
-Looking at the counts and then deciding how many more to draw biases c / n and pass@k computed from the pooled counts. Two designs
+Looking at the counts and then deciding how many more to draw biases c / n and pass@k computed from the pooled counts. Designs
 that stay unbiased:
 
 - two stages: a pilot decides how many samples each problem gets, and the estimate uses the second stage alone, n_i >= k;
 - stop rules: a problem is sampled in batches until it has `enough` correct ones, and its estimate accounts for the rule (Girshick,
   Mosteller and Savage 1946, "Unbiased estimates for certain binomial sampling problems"). Problems that are solved often stop early,
-  far below k samples: their share of failures is not what limits pass@k. A pilot may choose each problem's rule.
+  far below k samples: their share of failures is not what limits pass@k. A pilot may choose each problem's rule;
+- one stop rule for all problems, whose first batch is the counts at hand: nothing is put away. Each half of the problems goes by the
+  rule that the other half's counts choose, since a problem's own counts may not decide which rule it stops by.
 """
 
 import itertools
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from curate.errors import InputError
+from train import rates as spread
 from train.passk import checked_counts
 
 Array = NDArray[np.float64]
@@ -73,10 +76,12 @@ class StopRule:
     batch: int
     enough: int
     most: int
+    first: int = 0
+    """Samples of the first batch, where it is of another size: those at hand. 0: `batch`."""
 
     def __post_init__(self) -> None:
-        if min(self.batch, self.enough, self.most) < 1:
-            raise InputError(f"stop rule: expected batch, enough and most of at least 1, came {self}")
+        if min(self.batch, self.enough, self.most) < 1 or not 0 <= self.first <= self.most:
+            raise InputError(f"stop rule: expected batch, enough and most of at least 1, first of at most `most`, came {self}")
 
     @property
     def fixed(self) -> bool:
@@ -86,7 +91,8 @@ class StopRule:
     @cached_property
     def sizes(self) -> list[int]:
         """Of the batches, the last one cut at `most`."""
-        return [min(self.batch, self.most - start) for start in range(0, self.most, self.batch)]
+        first = min(self.first or self.batch, self.most)
+        return [first, *(min(self.batch, self.most - start) for start in range(first, self.most, self.batch))]
 
     def estimate(self, num_samples: Counts, num_correct: Counts, k: int) -> Array:
         """Unbiased pass@k of each problem, (P,), from the counts at which it stopped.
@@ -124,8 +130,19 @@ class StopRule:
         """Expected samples and variance of the estimate of a problem with each of these success rates, (G,) both."""
         if self.fixed:
             return np.full(len(rates), float(self.most)), sampling_variance(rates, self.most, k)
-        *_, last = curve(rates, self.batch, self.enough, self.most, k)
+        *_, last = curve(rates, self, k)
         return last[1], last[2]
+
+    def still_expected(self, rates: Array, num_correct: int) -> Array:
+        """Samples to come after the first batch, where `num_correct` of it were correct, at each of these rates, (G,)."""
+        if num_correct >= self.enough:
+            return np.zeros(len(rates))
+        state, cost = np.zeros((len(rates), num_correct + 1)), np.zeros(len(rates))
+        state[:, num_correct] = 1
+        for size in self.sizes[1:]:
+            cost += state.sum(1) * size
+            state = _after_batch(state, size, rates)[:, : self.enough]
+        return cost
 
     def _stops(self, k: int) -> Iterator[tuple[int, Array]]:
         """Samples at each stop, and by correct ones there (c,) the share of paths that begin with k wrong ones.
@@ -157,19 +174,18 @@ def _after_batch(state: Array, size: int, rates: Array) -> Array:
     return result
 
 
-def curve(rates: Array, batch: int, enough: int, most: int, k: int) -> Iterator[tuple[int, Array, Array]]:
-    """Expected samples and variance, (G,) each, of the stop rules that end at every whole batch from k on, and at `most`."""
+def curve(rates: Array, rule: StopRule, k: int) -> Iterator[tuple[int, Array, Array]]:
+    """`most`, expected samples and variance, (G,) both, of the rules that end where a batch of this one does, from k on."""
     state = np.ones((len(rates), 1))
     stopped, cost = np.zeros(len(rates)), np.zeros(len(rates))
     square = (1 - rates) ** (2 * k)
-    for done, all_wrong in StopRule(batch, enough, most)._stops(k):
-        size = done - (done - 1) // batch * batch
+    for size, (done, all_wrong) in zip(rule.sizes, rule._stops(k), strict=True):
         state = _after_batch(state, size, rates)
-        cost += state.sum(1) * size
+        cost = cost + (state.sum(1) * size)
         if done >= k:
             yield done, cost, stopped + state @ all_wrong**2 - square
-        stopped += state[:, enough:] @ all_wrong[enough:] ** 2
-        state = state[:, :enough]
+        stopped = stopped + state[:, rule.enough :] @ all_wrong[rule.enough :] ** 2
+        state = state[:, : rule.enough]
 
 
 def allocate(rates: Array, posterior: Array, k: int, variance: float, batch: int | None = None) -> list[StopRule]:
@@ -195,16 +211,51 @@ def allocate(rates: Array, posterior: Array, k: int, variance: float, batch: int
     return [rules[best[kind]] for kind in member.ravel()]
 
 
-def _options(rates: Array, kinds: Array, k: int, longest: int, batch: int | None) -> tuple[list[StopRule], Array, Array]:
+def one_rule(rates: Array, share: Array, k: int, variance: float, batch: int, first: int) -> StopRule:
+    """The one rule for all problems that takes the fewest expected samples, for this mean sampling variance.
+
+    Args:
+        share: of problems with each of these rates, (G,).
+        first: samples of each problem at hand, which count.
+    """
+    longest = max(first, 4 * uniform_samples(rates, share, k, variance))
+    rules, costs, variances = _options(rates, share[None], k, longest, batch, first)
+    return rules[np.where(variances[0] <= variance, costs[0], np.inf).argmin()]
+
+
+def go_on(num_samples: Counts, num_correct: Counts, k: int, variance: float, batch: int) -> list[StopRule]:
+    """Rules that keep the counts at hand as their first batch, for this mean sampling variance; one rule for each number of samples.
+
+    Even problems go by the rule that the counts of the odd ones choose, and the other way round: so the rule does not depend on the
+    outcomes that it judges, and the estimates are unbiased.
+
+    Raises:
+        InputError: fewer than 20 problems.
+    """
+    n, c = checked_counts(num_samples, num_correct)
+    even = np.arange(len(n)) % 2 == 0
+    rules: dict[tuple[bool, int], StopRule] = {}
+    for mine in (True, False):
+        others = even != mine
+        points, posterior = spread.fit(n[others], c[others]).posterior(n[others], c[others])
+        for first in np.unique(n[even == mine]).tolist():
+            rules[mine, first] = one_rule(points, posterior.mean(0), k, variance, batch, first)
+    return [rules[bool(side), int(first)] for side, first in zip(even, n, strict=True)]
+
+
+def _options(
+    rates: Array, kinds: Array, k: int, longest: int, batch: int | None, first: int = 0
+) -> tuple[list[StopRule], Array, Array]:
     """Rules with n >= k at the longest: expected samples and variance, (kinds, rules), of problems with these rates' chances."""
     rules: list[StopRule] = []
     columns: list[tuple[Array, Array]] = []
-    for size in np.unique(np.geomspace(k, longest, 96).astype(int)).tolist():
-        rules.append(StopRule(batch or size, size + 1, size))
+    for size in np.unique(np.geomspace(max(k, first), longest, 96).astype(int)).tolist():
+        rules.append(StopRule(batch or size, size + 1, size, first))
         columns.append((np.full(len(kinds), float(size)), kinds @ sampling_variance(rates, size, k)))
+    top = max(first, k, longest // 2)
     for enough, step in itertools.product(ENOUGH, [batch] if batch else []):
-        for most, cost, variance in curve(rates, step, enough, -(-longest // (2 * step)) * step, k):
-            rules.append(StopRule(step, enough, most))
+        for most, cost, variance in curve(rates, StopRule(step, enough, top, first), k):
+            rules.append(StopRule(step, enough, most, first))
             columns.append((kinds @ cost, kinds @ variance))
     costs, variances = (np.column_stack(each) for each in zip(*columns, strict=True))
     return rules, costs, variances
