@@ -22,6 +22,7 @@ from typing import Any
 from curation_peers import Clock, select_and_write
 from grown_rows import benchmark_files, write_rows
 
+PEERS = ("datatrove", "datasketch")
 KINDS = ("original", "renumbered", "second_trace", "reworded", "repeated", "contaminated")
 
 
@@ -104,7 +105,7 @@ def main() -> None:
             [sys.executable, __file__, "--run", us, "--data", options.data, "--rows-file", "ROWS", "--work"],
         )
     }
-    for peer in ("datatrove", "datasketch"):
+    for peer in options.peer or PEERS:
         script = Path(__file__).with_name("curation_peers.py")
         runs[peer] = (options.peer_rows, [options.peers, script, peer, "ROWS", options.data])
     results = {}
@@ -155,6 +156,7 @@ def _options() -> argparse.Namespace:
         help="folder with gsm8k/, math500/ and math_train_prompts/",
     )
     parser.add_argument("--peers", help="python of an environment with datatrove[processing], spacy, orjson and datasketch")
+    parser.add_argument("--peer", action="append", choices=PEERS, help="run this one alone (default: both)")
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--peer-rows", type=int, default=20_000)
     parser.add_argument("--cli", action="store_true", help="run `curate build` in place of the modules")
