@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -574,9 +573,11 @@ def test_importing_predict_is_quick_and_loads_no_heavy_library():
 
 
 def test_help_is_quick_and_names_every_command():
-    began = time.perf_counter()
+    """By the processor's time: the machine may be busy."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     end = subprocess.run([PREDICT, "--help"], capture_output=True, text=True)
-    assert time.perf_counter() - began < 1.0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
     assert end.returncode == 0
     assert [command for command in COMMANDS if command not in end.stdout] == []
 
