@@ -171,18 +171,24 @@ def test_checkpoints_are_those_of_the_frozen_recipe_with_the_outcome_of_rl_seed_
         pl.col("config").str.json_path_match("$.steps") == "48",
         pl.col("config").str.json_path_match("$.group_size") == "16",
     )
-    assert set(frame["run_id"]) == set(frozen["parent_run_id"])
+    measured = pl.concat(
+        [pl.read_parquet(path).filter(purpose="outcome") for path in (ROOT / "studies/lab").glob("*/evaluations.parquet")]
+    )
+    ended = frozen.filter(pl.col("run_id").is_in(measured["run_id"].implode()))
+    assert set(frame["run_id"]) == set(ended["parent_run_id"])
     single = frame.filter(pl.col("n_rl_seeds") == 1)
     np.testing.assert_allclose(single["outcome_seed_0"], single["outcome_pass_at_1"])
     assert runs_of_study.checkpoints(steps=7).is_empty()
 
 
 def test_nothing_is_scored_before_all_of_it_is_there(monkeypatch, study):
-    half = study.with_columns(part=pl.lit("core"), base_model=pl.int_range(pl.len()) % 6)
-    monkeypatch.setattr(runs_of_study, "checkpoints", lambda: half)
+    """Six bases with twelve core checkpoints each, and a seventh with fewer; then one is taken from the sixth."""
+    rows = pl.concat([study] * 5, how="vertical").head(75)
+    core = rows.with_columns(part=pl.lit("core"), base_model=pl.int_range(pl.len()) // 12)
+    monkeypatch.setattr(runs_of_study, "checkpoints", lambda: core)
     assert runs_of_study.whole("core", "twins") is None
-    assert len(runs_of_study.whole("core")) == len(half)
-    monkeypatch.setattr(runs_of_study, "checkpoints", lambda: half.with_columns(base_model=pl.int_range(pl.len()) % 5))
+    assert len(runs_of_study.whole("core")) == 75
+    monkeypatch.setattr(runs_of_study, "checkpoints", lambda: core[1:])
     assert runs_of_study.whole("core") is None
 
 

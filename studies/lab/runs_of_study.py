@@ -17,6 +17,8 @@ VARIED = {"steps": "BIGINT", "problems": "BIGINT", "group_size": "BIGINT", "lear
 """Settings that some part of the protocol varies, by their type in the store."""
 FEWEST_BASES = 6
 """Below it the protocol says nothing."""
+CHECKPOINTS = {"core": 12, "twins": 12, "behaviors": 6, "starts": 1}
+"""Of one base in a part, where all of it is there."""
 SETTINGS = {  # (examples, epochs, learning rate): from gentle to destructive
     (768, 2, 0.002): "gentle",
     (1536, 4, 0.006): "long and hot",
@@ -104,10 +106,11 @@ def of_parts(*parts: str) -> pl.DataFrame:
 
 
 def whole(*parts: str) -> pl.DataFrame | None:
-    """`of_parts` once each of the parts is there on FEWEST_BASES bases: what the protocol scores once is not looked at before."""
+    """`of_parts` once each of the parts is whole on FEWEST_BASES bases: what the protocol scores once is not looked at before."""
     frame = of_parts(*parts)
-    bases = dict(frame.group_by("part").agg(pl.col("base_model").n_unique()).iter_rows())
-    return frame if all(bases.get(part, 0) >= FEWEST_BASES for part in parts) else None
+    held = frame.group_by("part", "base_model").len()
+    whole_bases = held.filter(pl.col("len") >= pl.col("part").replace_strict(CHECKPOINTS, default=1))["part"].to_list()
+    return frame if all(whole_bases.count(part) >= FEWEST_BASES for part in parts) else None
 
 
 def overview() -> Iterator[tuple[str, pl.DataFrame]]:
