@@ -22,6 +22,7 @@ from train.adaptive import StopRule, allocate, estimate, go_on, sampling_varianc
 LAB = Path(__file__).parent.parent / "studies" / "lab" / "runs" / "evaluations.parquet"
 SIMULATED = {"beta(.4, 1)": (0.4, 1), "beta(.3, 2)": (0.3, 2), "beta(1, 3)": (1, 3)}
 DESIGNS = ("two stages", "stop rules", "go on")
+KEEPS_PILOT = (False, False, True)
 LIMITS = ("rates known", "any design")
 
 
@@ -64,11 +65,11 @@ def _plans(truth, pilot: int, k: int, variance: float, batch: int, rng) -> tuple
 
 def _against_uniform(truth, k: int, uniform: int, options: argparse.Namespace, rng) -> list[float]:
     wished = float(sampling_variance(truth, uniform, k).mean())
-    _, plans = _plans(truth, options.pilot, k, wished, options.batch, rng)
+    _, (*anew, going_on) = _plans(truth, options.pilot, k, wished, options.batch, rng)
     known = allocate(np.clip(truth, 1e-9, 1 - 1e-9), np.eye(len(truth)), k, wished, options.batch)
-    anew = [_share_of_uniform(truth, k, rules, 0 if options.free else options.pilot) for rules in plans[:2]]
-    kept = _share_of_uniform(truth, k, plans[2], 0, options.pilot if options.free else 0)
-    return [*anew, kept, _share_of_uniform(truth, k, known, 0), _least(truth, k, wished) / uniform]
+    put_away = [_share_of_uniform(truth, k, rules, 0 if options.free else options.pilot) for rules in anew]
+    kept = _share_of_uniform(truth, k, going_on, 0, options.pilot if options.free else 0)
+    return [*put_away, kept, _share_of_uniform(truth, k, known, 0), _least(truth, k, wished) / uniform]
 
 
 def _share_of_uniform(truth, k: int, rules: list[StopRule], paid: int, kept: int = 0) -> float:
@@ -101,7 +102,7 @@ def _simulate(truth, k: int, options: argparse.Namespace, rng) -> None:
     errors, planned = [], []
     for _ in range(options.replicates):
         seen, plans = _plans(truth, options.pilot, k, wished, options.batch, rng)
-        drawn = [_sampled(rules, truth, rng, seen if rules is plans[2] else None) for rules in plans]
+        drawn = [_sampled(rules, truth, rng, seen if kept else None) for rules, kept in zip(plans, KEEPS_PILOT, strict=True)]
         errors.append([estimate(rules, *counts, k).mean() - value for rules, counts in zip(plans, drawn, strict=True)])
         planned.append([_moments(rules, truth, k)[1].mean() / len(truth) for rules in plans])
     error, spread = np.array(errors), np.sqrt(np.mean(planned, axis=0))

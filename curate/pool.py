@@ -227,7 +227,7 @@ def _without(pool: Pool, prompts: pl.Series) -> None:
 def _give_way(pool: Pool, dedup: Dedup, aside: pl.DataFrame, reason: str) -> None:
     """Drop the rows whose question stands in a set from sources of its own, or nearly repeats one there where near repeats go."""
     same = pool.examples.join(aside.select("prompt_key", partner_id="id"), on="prompt_key", maintain_order="left")
-    pool.drop("disjoint", same.select("row", "partner_id", reason=pl.lit(reason)).select(DROPS.names()))
+    pool.drop("disjoint", same.select("row", "partner_id", reason=pl.lit(reason)))
     if dedup.near is None:
         return
     asked = pool.examples.unique("prompt_key", keep="first", maintain_order=True).select("prompt_key", "prompt")
@@ -237,7 +237,7 @@ def _give_way(pool: Pool, dedup: Dedup, aside: pl.DataFrame, reason: str) -> Non
     asked = asked.with_columns(set_row=pl.Series(-1 - keeper, dtype=pl.Int64)).filter(pl.col("set_row") >= 0)
     asked = asked.select("prompt_key", partner_id=aside["id"].gather(asked["set_row"]))
     near = pool.examples.join(asked, on="prompt_key", maintain_order="left")
-    pool.drop("disjoint", near.select("row", "partner_id", reason=pl.lit(f"near_{reason}")).select(DROPS.names()))
+    pool.drop("disjoint", near.select("row", "partner_id", reason=pl.lit(f"near_{reason}")))
 
 
 def _set_aside_rl(pool: Pool, recipe: Recipe, wanted: RlPrompts, count: TokenCounter, work: Work) -> None:

@@ -221,9 +221,12 @@ def test_rows_that_repeat_or_nearly_repeat_a_set_of_its_own_source_give_way_to_i
     dropped = pl.read_parquet(tmp_path / "out/ledger.parquet").filter(pl.col("step") == "disjoint")
     reasons = ["problem_held_out", "problem_in_rl_set", "near_problem_held_out", "near_problem_in_rl_set"]
     assert sorted(dropped["reason"]) == sorted(reasons if near else reasons[:2])
-    held = pl.read_parquet(tmp_path / "out/heldout.parquet")["id"].to_list()
-    partners = dropped.filter(pl.col("reason").str.contains("held"))["partner_id"]
-    assert set(partners) <= set(held)
+    held = pl.read_parquet(tmp_path / "out/heldout.parquet").select("messages", partner_id="id")
+    asked = held.select("partner_id", asked=pl.col("messages").list.get(0).struct.field("content")).join(dropped, on="partner_id")
+    own = {reason: row["question"] for reason, row in (("problem_held_out", pool[0]), ("near_problem_held_out", reworded[1]))}
+    assert dict(asked.select("reason", "asked").iter_rows()) == {
+        reason: own[reason] for reason in own if near or reason in reasons[:2]
+    }
 
 
 def test_a_variants_own_heldout_set_is_chosen_as_the_variant_is(tmp_path):

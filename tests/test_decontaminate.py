@@ -100,6 +100,22 @@ def test_a_hit_names_the_item_its_coverage_and_the_matched_words():
     assert (hit["coverage_13"], hit["drop"]) == (0.0, False)
 
 
+def test_the_matched_words_are_those_of_one_question_where_another_goes_on_from_it():
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda"]
+    hit = only(index(" ".join(words[:9]), " ".join(words[2:])).hits([" ".join(words)]))
+    assert hit["matched"] == " ".join(words[:9])
+    assert hit["items"] == 2
+
+
+def test_a_renumbered_question_counts_from_the_threshold_on():
+    """Of the question's 4 8-grams, numbers masked, the text holds 2: the coverage is the threshold itself."""
+    question = "Tom has 12 red marbles beside 3 small green glass frogs"
+    text = "Tom has 7 red marbles beside 5 small green"
+    hits = [index(question, coverage=coverage).hits([text]).filter(kind="renumbered") for coverage in (0.5, 0.51)]
+    assert [len(hit) for hit in hits] == [1, 0]
+    assert hits[0]["coverage"].item() == 0.5
+
+
 def test_embedded_in_a_longer_text_it_is_dropped_in_a_trace_it_is_reported():
     text = f"{OTHER} And then: {QUESTION} Think step by step."
     assert only(index(QUESTION).hits([text]))["drop"]
