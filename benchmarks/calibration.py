@@ -88,6 +88,7 @@ def main() -> None:
         "By size": figures(rows, "n"),
         "Linear, where the t interval is right, by size": figures(rows.filter(kind="linear"), "n"),
         "Saturating, forecast by saturating(pass_at_64)": figures(bent, "n"),
+        "P(best) of eight, pooled": best_table(rows),
         "P(best) of eight where the straight line is right (linear)": best_table(rows.filter(kind="linear")),
         "P(best) of eight where it is wrong (saturating, heteroscedastic)": best_table(rows.filter(wrong)),
         "P(best) of eight, saturating by saturating(pass_at_64)": best_table(bent),

@@ -46,7 +46,7 @@ def main() -> None:
         tables = list(SECTIONS[name]())
         for title, frame in tables:
             print(f"{title}\n")
-            print_rows(frame.with_columns(pl.col(pl.Float64).round_sig_figs(3)), "md")
+            print_rows(frame.with_columns(pl.col(pl.Float64).round(12).round_sig_figs(3)), "md")
             print()
         if not tables:
             print("The runs of this section are not there yet.\n")
