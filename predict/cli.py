@@ -89,8 +89,8 @@ def ingest(
         print(f"{counts['runs']} runs ({stages}), {counts['checkpoints']} checkpoints, {counts['new_runs']} new: {place}")
         if again := counts["made_again"]:
             print(
-                f"note: {len(again)} run(s) were made on several machines, which round differently, such as {again[0]}: the numbers of this "
-                "workspace count, or else those of the first source"
+                f"note: {len(again)} run(s) came twice, made on different machines that round differently, such as {again[0]}: "
+                "this workspace's own numbers are used, or else those of the first source"
             )
         if waiting := counts["without_run_json"]:
             print(f"note: {len(waiting)} folder(s) beside the runs hold no run.json and were left out, such as {waiting[0]}")

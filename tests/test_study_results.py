@@ -1,6 +1,7 @@
 """The scoring of the laboratory's study held to statsmodels and scipy on made-up studies."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -226,3 +227,27 @@ PAIR = {
 )
 def test_a_rerun_agrees_bit_for_bit_on_the_same_machine_and_within_the_noise_elsewhere(changes, agrees):
     assert compare.judge({**PAIR, **changes})[0] is agrees
+
+
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
+
+
+def same_row(printed: str, kept: str) -> bool:
+    """Equal but for the last shown digits of a number, which another processor may round otherwise."""
+    numbers = [[float(value) for value in NUMBER.findall(row)] for row in (printed, kept)]
+    return NUMBER.sub("", printed) == NUMBER.sub("", kept) and np.allclose(*numbers, rtol=0.02, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_every_table_of_the_document_is_what_its_command_prints():
+    text = (ROOT / "docs/results.md").read_text()
+    told = dict(re.findall(r"^`python studies/lab/results\.py ([a-z-]+)`$(.*?)(?=^`python|\Z)", text, re.DOTALL | re.MULTILINE))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    command = [sys.executable, "studies/lab/results.py"]
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    printed = dict(re.findall(r"^## ([a-z-]+)$(.*?)(?=^## |\Z)", shown, re.DOTALL | re.MULTILINE))
+    assert set(told) == set(printed)
+    for section, output in printed.items():
+        rows, kept = ([line for line in part.splitlines() if line.startswith("|")] for part in (output, told[section]))
+        assert len(rows) == len(kept), section
+        assert [row for row, old in zip(rows, kept, strict=True) if not same_row(row, old)] == [], section
