@@ -71,7 +71,7 @@ COLUMNS = {
     "key_ids": "The key_id of each benchmark in the mean.",
     "signal_keys": "key_ids of the signals: comparable rows have equal ones.",
     "seed": "Seed of the sampling.",
-    "purpose": "signals, rl_signals (RL's own problems, before it), outcome, outcome_shifted or other.",
+    "purpose": "signals, rl_signals (RL's own problems, before it), outcome, outcome_shifted, budget (under a forced thinking budget) or other.",
     "benchmark": "Name of the problem set.",
     "key": "Benchmark, split, problem set, template, verifier, temperature, ...: what makes numbers comparable, JSON.",
     "provenance": "num_samples, engine, versions, ...: recorded, not compared, JSON.",

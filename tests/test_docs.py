@@ -17,9 +17,9 @@ ROOT = Path(__file__).parent.parent
 COMMAND = re.compile(r"^(curate|train|predict) ([a-z][a-z-]*)(.*)$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["base", "sft", "grpo", "evaluate"])
+@pytest.mark.parametrize("name", ["base", "sft", "grpo", "dense_path", "evaluate", "budget"])
 def test_each_stage_has_a_config_file_that_loads(name):
-    path = ROOT / ("studies/lab/base.yaml" if name == "base" else f"configs/{name}.yaml")
+    path = ROOT / ("studies/lab/base.yaml" if name == "base" else f"configs/{name.replace('_', '-')}.yaml")
     assert load_config(path, CONFIGS[name])
 
 

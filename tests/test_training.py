@@ -274,7 +274,7 @@ def canonical_hash(value, length: int = 16) -> str:
 def test_a_run_id_is_the_hash_that_the_contract_writes_down(data, tmp_path):
     config = sft_config(data, tmp_path, seed=9)
     start, dataset = checkpoints.resolve(str(BASE), tmp_path), open_dataset(data / "mixed")
-    places = {"home", "device", "model", "dataset", "micro_batch_tokens", "save_seconds"}
+    places = {"home", "device", "model", "dataset", "micro_batch_tokens", "save_seconds", "keep_shares"}
     science = {key: value for key, value in config.model_dump(mode="json").items() if key not in {*places, "seed"}}
     identity = {
         "stage": "sft",
@@ -331,7 +331,10 @@ def run_of(config: SftConfig | GrpoConfig, home: Path):
 @pytest.mark.parametrize(("make", "others"), [(sft_config, OTHER_SFT), (grpo_config, OTHER_GRPO)], ids=["sft", "grpo"])
 def test_a_run_id_changes_with_every_setting_that_decides_numbers_and_with_no_other(data, tmp_path, make, others):
     usual = make(data, tmp_path)
-    places = {**OTHER_PLACES, **({"sampler": "transformers", "keep_steps": (1,)} if make is grpo_config else {})}
+    places = {
+        **OTHER_PLACES,
+        **({"sampler": "transformers", "keep_steps": (1,)} if make is grpo_config else {"keep_shares": (0.5,)}),
+    }
     assert {*others, *places, "model", "dataset"} == set(type(usual).model_fields)  # a new setting has to be put in its place
     identifiers = [run_of(make(data, tmp_path, **{name: value}), tmp_path).run_id for name, value in others.items()]
     assert len({*identifiers, run_of(usual, tmp_path).run_id}) == len(others) + 1

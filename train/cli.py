@@ -1,4 +1,4 @@
-"""The `train` command: base, sft, grpo, evaluate, study. Torch is imported only once work begins."""
+"""The `train` command: base, sft, grpo, dense-path, evaluate, budget, study. Torch is imported only once work begins."""
 
 import json
 import sys
@@ -109,10 +109,28 @@ def grpo(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_
     _run("grpo", config, overrides, home, as_json)
 
 
+@app.command("dense-path")
+def dense_path(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Train a checkpoint on the token rewards that its own SFT left behind."""
+    _run("dense_path", config, overrides, home, as_json)
+
+
 @app.command()
 def evaluate(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_json: AsJson = False) -> None:
     """Measure a checkpoint: counts for pass@k, held-out losses."""
     _run("evaluate", config, overrides, home, as_json)
+
+
+@app.command()
+def budget(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Force a checkpoint's thinking to budgets: accuracy and tokens against each."""
+    from importlib import import_module
+
+    settings = _config("budget", config, overrides, home)
+    _quiet_libraries()
+    module = import_module("train.budget")
+    document = module.main(settings, Reporter("budget", silent=as_json))
+    finish(document, as_json=as_json, text=lambda: print(module.table(document)))
 
 
 @app.command()

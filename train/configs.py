@@ -4,6 +4,7 @@ Fields listed in a class's `PLACES` say where things are or how fast they go; th
 identity. All others are.
 """
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -65,7 +66,13 @@ class BaseConfig(StageConfig):
 class SftConfig(StageConfig):
     """`train sft`: supervised fine-tuning on a dataset folder, loss on completions only."""
 
-    PLACES: ClassVar[frozenset[str]] = StageConfig.PLACES | {"model", "dataset", "micro_batch_tokens", "save_seconds"}
+    PLACES: ClassVar[frozenset[str]] = StageConfig.PLACES | {
+        "model",
+        "dataset",
+        "micro_batch_tokens",
+        "save_seconds",
+        "keep_shares",
+    }
 
     model: str
     """Where to start: a Hugging Face folder, a run id, or `run_id@step`."""
@@ -90,10 +97,12 @@ class SftConfig(StageConfig):
     seed: int = 0
     save_seconds: float = Field(60.0, ge=0)
     """Save the training state this often, to go on after a kill."""
+    keep_shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Keep checkpoints once these shares of all samples were trained on too; .5 is what `train dense-path` takes for its reference."""
 
 
-class GrpoConfig(StageConfig):
-    """`train grpo`: group-relative policy optimisation against the verifier."""
+class RolloutConfig(StageConfig):
+    """What the stages share that train a checkpoint on its own rollouts."""
 
     PLACES: ClassVar[frozenset[str]] = StageConfig.PLACES | {
         "model",
@@ -103,7 +112,6 @@ class GrpoConfig(StageConfig):
         "sampler",
         "keep_steps",
     }
-    LATER: ClassVar[frozenset[str]] = frozenset({"reward"})
 
     model: str
     """Where to start: a Hugging Face folder, a run id, or `run_id@step`."""
@@ -112,23 +120,13 @@ class GrpoConfig(StageConfig):
     steps: int = Field(64, ge=1)
     problems: int = Field(24, ge=1)
     """Problems a step."""
-    group_size: int = Field(16, ge=2)
+    group_size: int = Field(16, ge=1)
     """Rollouts a problem."""
     learning_rate: float = Field(6e-4, gt=0)
     warmup_steps: int = Field(5, ge=0)
     temperature: float = Field(1.0, gt=0)
     max_tokens: int = Field(120, ge=1)
-    """Completion limit; a rollout cut at it gets reward 0."""
-    reward: Literal["verifier", "random"] = "verifier"
-    """`random`: a fair coin for every rollout, whatever it says. A control: what improves under it, the verifier did not cause."""
-    loss_type: Literal["grpo", "dr_grpo", "dapo"] = "dapo"
-    scale_rewards: Literal["group", "none"] = "group"
-    mixed_groups_only: bool = True
-    """Leave groups of equal rewards out of the batch, and so out of the loss's denominator."""
-    clip_low: float = Field(0.2, gt=0)
-    clip_high: float = Field(0.2, gt=0)
-    updates: int = Field(1, ge=1)
-    """Optimiser updates a batch of rollouts; 1 is on-policy."""
+    """Completion limit; a rollout cut at it gets reward 0 from the verifier."""
     kl_coef: float = Field(0.0, ge=0)
     """Weight of the KL penalty to the start."""
     weight_decay: float = Field(0.0, ge=0)
@@ -140,6 +138,50 @@ class GrpoConfig(StageConfig):
     save_seconds: float = Field(60.0, ge=0)
     keep_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Keep checkpoints after these steps too, to be measured as `run_id@step`."""
+
+
+class GrpoConfig(RolloutConfig):
+    """`train grpo`: group-relative policy optimisation against the verifier."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"reward"})
+
+    group_size: int = Field(16, ge=2)
+    """Rollouts a problem."""
+    reward: Literal["verifier", "random"] = "verifier"
+    """`random`: a fair coin for every rollout, whatever it says. A control: what improves under it, the verifier did not cause."""
+    loss_type: Literal["grpo", "dr_grpo", "dapo"] = "dapo"
+    scale_rewards: Literal["group", "none"] = "group"
+    mixed_groups_only: bool = True
+    """Leave groups of equal rewards out of the batch, and so out of the loss's denominator."""
+    clip_low: float = Field(0.2, gt=0)
+    clip_high: float = Field(0.2, gt=0)
+    updates: int = Field(1, ge=1)
+    """Optimiser updates a batch of rollouts; 1 is on-policy."""
+
+
+class DensePathConfig(RolloutConfig):
+    """`train dense-path`: REINFORCE on a reward a token that SFT itself left behind; no verifier, no critic."""
+
+    PLACES: ClassVar[frozenset[str]] = RolloutConfig.PLACES | {"reference"}  # the checkpoint it names is a part of the identity
+
+    reference: str | None = None
+    """Checkpoint whose log-probabilities the reward is relative to; default: the start's own SFT run at half of its samples."""
+    group_size: int = Field(4, ge=1)
+    """Rollouts a problem."""
+    learning_rate: float = Field(3e-4, gt=0)
+    credit: Literal["dense", "sparse", "contrast"] = "dense"
+    """`sparse`: every token is credited with the reward of the whole rollout. `contrast`: no training, the weights are moved by
+    `strength` x (start - reference). Both are controls."""
+    strength: float = Field(0.5, ge=0)
+    """Of `contrast`."""
+    gamma: float = Field(1.0, ge=0, le=1)
+    """Discount of later tokens' rewards; the paper's 1 does not discount."""
+    clip_reward: float | None = Field(None, gt=0)
+    """Clip each token's reward to +- this many nats; the paper does not."""
+    baseline: Literal["none", "position"] = "none"
+    """`position`: less the batch's mean return at that position of the completion; the paper has none."""
+    kl_coef: float = Field(0.1, ge=0)
+    """Weight of the KL penalty to the start."""
 
 
 class ProblemSet(Config):
@@ -187,5 +229,77 @@ class EvaluateConfig(StageConfig):
         return self
 
 
-CONFIGS: dict[str, type[StageConfig]] = {"base": BaseConfig, "sft": SftConfig, "grpo": GrpoConfig, "evaluate": EvaluateConfig}
+@dataclass(frozen=True)
+class Delimiters:
+    """The texts that budget forcing reads and writes; the model's tokenizer turns them into tokens."""
+
+    start: str
+    """Opens the thinking: appended to a prompt that does not end with it already. Empty: never."""
+    end: str
+    """Where this text begins, the thinking ends."""
+    forced_exit: str
+    """Follows thinking that was cut at its budget: the end and the ask for the answer. A line feed before it is not doubled."""
+    wait: str
+    """Takes the place of an end of thinking that is suppressed."""
+
+
+DELIMITERS = {
+    "embedded": Delimiters("<think>", "</think>", "</think> ans", "Wait"),
+    "think": Delimiters("<think>\n", "</think>", "\n</think>\n\nFinal Answer:", "Wait"),
+}
+"""Presets: the embedded task, whose traces end `</think> ans ...`, and chat models that write `<think>` ... `</think>`."""
+
+
+class BudgetConfig(StageConfig):
+    """`train budget`: budget forcing. Accuracy and tokens of one checkpoint against its thinking budget."""
+
+    PLACES: ClassVar[frozenset[str]] = StageConfig.PLACES | {"model", "sampler"}
+
+    model: str
+    """A run id, `run_id@step`, or a Hugging Face folder."""
+    problems: ProblemSet
+    """What to sample."""
+    budgets: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    """Thinking tokens at most. One at or above `max_tokens` never binds."""
+    waits: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    """How often the end of thinking is suppressed, at most; each budget is measured with each."""
+    delimiters: Literal["embedded", "think"] = "embedded"
+    """The preset; the next four replace parts of it."""
+    start: str | None = None
+    end: str | None = Field(None, min_length=1)
+    forced_exit: str | None = None
+    wait: str | None = Field(None, min_length=1)
+    answer_tokens: int = Field(32, ge=1)
+    """Limit of an answer that was asked for, its end token included."""
+    max_tokens: int = Field(120, ge=1)
+    """Limit of a completion that is not cut at a budget, its thinking, waits and own answer together."""
+    temperature: float = Field(1.0, ge=0)
+    sampler: Literal["native", "transformers"] = "native"
+    seed: int = 0
+
+    @property
+    def texts(self) -> Delimiters:
+        """The delimiters in force."""
+        preset = asdict(DELIMITERS[self.delimiters])
+        return Delimiters(**{name: text if (own := getattr(self, name)) is None else own for name, text in preset.items()})
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "BudgetConfig":
+        for name in ("budgets", "waits"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: expected each value once, came {list(values)}")
+        if self.texts.end not in self.texts.forced_exit:
+            raise ValueError(f"forced_exit: expected a text that holds the end of thinking {self.texts.end!r}")
+        return self
+
+
+CONFIGS: dict[str, type[StageConfig]] = {
+    "base": BaseConfig,
+    "sft": SftConfig,
+    "grpo": GrpoConfig,
+    "dense_path": DensePathConfig,
+    "evaluate": EvaluateConfig,
+    "budget": BudgetConfig,
+}
 """The config of each stage, by the name of its command and module."""

@@ -1,18 +1,20 @@
 """Measure a checkpoint: sample completions, verify them, store counts per problem; held-out losses."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import Tensor
 
 from curate.answers import VERIFIER, VERIFIER_VERSION, Verdict, verify_all
 from curate.errors import InputError
+from curate.examples import Problem
 from curate.files import atomic_file, content_hash, read_json, read_jsonl
 from train import checkpoints, heldout, rendering
 from train.checkpoints import Checkpoint
-from train.configs import EvaluateConfig
+from train.configs import BudgetConfig, EvaluateConfig
 from train.datasets import Problems, open_dataset, problem_set
 from train.records import RunFolder, commit, hardware, versions, workspace
 from train.sampling import Rollouts, Sampler, make_sampler
@@ -48,19 +50,59 @@ def _measure_loss(
         record.loss(step, row)
 
 
-def evaluation_key(config: EvaluateConfig, problems: Problems, template: str) -> dict[str, Any]:
-    """What must be equal for two numbers to be comparable."""
+def evaluation_key(
+    config: EvaluateConfig | BudgetConfig, problems: Problems, tokenizer: Any, budget: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What must be equal for two numbers to be comparable; `budget` says how the thinking was forced."""
     return {
         "benchmark": problems.name,
         "split": problems.split,
         "problem_set_hash": problems.hash,
-        "prompt_template": template,
+        "prompt_template": content_hash(tokenizer.chat_template or "", 8),
         "verifier": VERIFIER,
         "verifier_version": VERIFIER_VERSION,
         "temperature": config.temperature,
         "top_p": 1.0,
         "max_tokens": config.max_tokens,
-        "budget": None,
+        "budget": budget,
+    }
+
+
+def sample_chunks(
+    config: EvaluateConfig | BudgetConfig, sampler: Sampler, prompts: Sequence[list[int]]
+) -> Iterator[tuple[int, Rollouts]]:
+    """Completions of each PROBLEMS_AT_ONCE prompts, with the place of the first of them."""
+    assert config.problems is not None
+    for start in range(0, len(prompts), PROBLEMS_AT_ONCE):
+        yield (
+            start,
+            sampler.sample(
+                prompts[start : start + PROBLEMS_AT_ONCE],
+                group_size=config.problems.num_samples,
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                seed=sampling_seed("evaluate", config.seed, start),
+            ),
+        )
+
+
+def sampling_seed(*parts: Any) -> int:
+    """A sampler's seed, of 48 bits, that depends on every part."""
+    return int(content_hash(list(parts), 12), 16)
+
+
+def provenance(config: EvaluateConfig | BudgetConfig, *, purpose: str, engine: str, **measured: float) -> dict[str, Any]:
+    """How an evaluation was made: recorded and shown, never a reason to call two numbers different."""
+    assert config.problems is not None
+    return {
+        "num_samples": config.problems.num_samples,
+        "seed": config.seed,
+        "purpose": purpose,
+        "engine": engine,
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(),
+        **measured,
     }
 
 
@@ -70,46 +112,36 @@ def _sample_set(
     wanted = config.problems
     assert wanted is not None
     problems = problem_set(wanted)
-    key = evaluation_key(config, problems, content_hash(tokenizer.chat_template or "", 8))
+    key = evaluation_key(config, problems, tokenizer)
     path = record.evaluation_path(checkpoint.id.step, key, config.seed)
     if path.exists():
-        _check_same(path, wanted.num_samples)
+        check_same(path, wanted.num_samples)
         return
     began, rows, entropies, tokens = time.perf_counter(), [], 0.0, 0
-    for start in range(0, len(problems.rows), PROBLEMS_AT_ONCE):
+    prompts = [rendering.prompt_ids(tokenizer, problem) for problem in problems.rows]
+    for start, rollouts in sample_chunks(config, sampler, prompts):
         chunk = problems.rows[start : start + PROBLEMS_AT_ONCE]
-        rollouts = sampler.sample(
-            [rendering.prompt_ids(tokenizer, problem) for problem in chunk],
-            group_size=wanted.num_samples,
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            seed=int(content_hash(["evaluate", config.seed, start], 12), 16),
-        )
         texts = tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
-        rows += _counts(chunk, rollouts, texts, wanted.num_samples)
+        rows += counts(chunk, texts, rollouts.lengths, rollouts.finished, wanted.num_samples)
         entropies += float((rollouts.entropies * rollouts.lengths).sum())
         tokens += int(rollouts.lengths.sum())
         if config.rollouts:
             _keep_rollouts(record, f"{path.stem}-{start}", chunk, rollouts, texts, wanted.num_samples)
         progress(min(start + PROBLEMS_AT_ONCE, len(problems.rows)), len(problems.rows), {})
-    provenance = {
-        "num_samples": wanted.num_samples,
-        "seed": config.seed,
-        "purpose": config.purpose,
-        "engine": sampler.engine,
-        "versions": versions(),
-        "commit": commit(),
-        "hardware": hardware(),
-        "tokens": tokens,
-        "seconds": time.perf_counter() - began,
-    }
+    seconds = time.perf_counter() - began
     if config.purpose == "signals" and config.temperature == 1:
         method = f"mean over sampled tokens, {problems.name}, n = {wanted.num_samples}, seed {config.seed}"
         record.signal(checkpoint.id.step, "entropy_t1", entropies / tokens, method)
-    record.evaluation(checkpoint.id.step, key, provenance, rows)
+    made = provenance(config, purpose=config.purpose, engine=sampler.engine, tokens=tokens, seconds=seconds)
+    record.evaluation(checkpoint.id.step, key, made, rows)
 
 
-def _check_same(path: Any, num_samples: int) -> None:
+def check_same(path: Any, num_samples: int) -> None:
+    """Refuse an evaluation that would have to change a stored one.
+
+    Raises:
+        InputError: the file holds another number of samples a problem.
+    """
     stored = read_json(path.with_suffix(".json"))["provenance"]["num_samples"]
     if stored != num_samples:
         raise InputError(
@@ -118,10 +150,17 @@ def _check_same(path: Any, num_samples: int) -> None:
         )
 
 
-def _counts(chunk: list[Any], rollouts: Rollouts, texts: list[str], group_size: int) -> list[dict[str, Any]]:
-    """Counts per problem; a completion cut at the limit is truncated and never correct."""
+def counts(
+    chunk: Sequence[Problem], texts: Sequence[str], lengths: Tensor, complete: Tensor, group_size: int
+) -> list[dict[str, Any]]:
+    """Counts per problem of `group_size` completions each; one cut at the limit is truncated and never correct.
+
+    Args:
+        lengths: (B,) tokens of each completion.
+        complete: (B,) whether it wrote the end token itself.
+    """
     rows = []
-    ended = rollouts.finished.tolist()
+    ended = complete.tolist()
     answers = (chunk[row // group_size].ground_truth for row in range(len(texts)))
     graded = verify_all((text, answer) for text, answer, whole in zip(texts, answers, ended, strict=True) if whole)
     judged = [next(graded) if whole else Verdict.NO_ANSWER for whole in ended]
@@ -136,7 +175,7 @@ def _counts(chunk: list[Any], rollouts: Rollouts, texts: list[str], group_size: 
                 "num_no_answer": verdicts.count(Verdict.NO_ANSWER),
                 "num_unparsable": verdicts.count(Verdict.UNPARSABLE),
                 "num_truncated": finished.count(False),
-                "mean_tokens": float(rollouts.lengths[span].float().mean()),
+                "mean_tokens": float(lengths[span].float().mean()),
             }
         )
     return rows

@@ -10,7 +10,6 @@ How the default departs from the GRPO paper (arXiv 2402.03300):
 A rollout cut at the token limit gets reward 0.
 """
 
-import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from curate.errors import CheckFailed, InputError
+from curate.errors import CheckFailed
 from curate.examples import Problem
 from curate.files import content_hash
 from train import checkpoints, rendering
@@ -29,13 +28,12 @@ from train.configs import GrpoConfig
 from train.datasets import open_problems
 from train.identity import grpo_run
 from train.loop import TrainingState, adamw, optimizer_step, stop_diverged
-from train.loss import group_advantages, policy_loss, token_logprobs
+from train.loss import group_advantages, policy_loss
 from train.records import RunFolder, workspace
-from train.rewards import accuracy_reward
-from train.sampling import Rollouts, Sampler, make_sampler
+from train.rollout_steps import SharedPrompts, collapsed, health, problem_order, sample_step, verifier_rewards
+from train.sampling import Rollouts, make_sampler
 
 Progress = Callable[[int, int, dict[str, float]], None]
-COLLAPSE_WINDOW = 5
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,13 @@ def main(config: GrpoConfig, progress: Progress = lambda *_: None) -> RunFolder:
     record.start(run)
     state = TrainingState(record.path / "state.pt", model, [optimizer], config.save_seconds)
     counters = state.restore()
-    order = _problem_order(config, problems.rows)
+    order = problem_order(config, problems.rows)
     for step in range(counters["step"], config.steps):
         began = time.perf_counter()
         chosen = order[step * config.problems : (step + 1) * config.problems]
         rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
         try:
-            rollouts = _sample(sampler, [prompts[problem.id] for problem in chosen], config, step)
+            rollouts = sample_step(sampler, [prompts[problem.id] for problem in chosen], config, step)
             sampled = time.perf_counter()
             rewards = _rewards(rollouts, chosen, tokenizer, config, step)
             batch = _gradient_rows(rollouts, rewards, [prompts[problem.id] for problem in chosen], config)
@@ -90,7 +88,7 @@ def main(config: GrpoConfig, progress: Progress = lambda *_: None) -> RunFolder:
         counters["tokens"] += int(rollouts.lengths.sum())
         counters["seconds"] += ended - began
         timing = {"seconds_sampling": sampled - began, "seconds_update": ended - sampled}
-        metrics = {**_health(rollouts, rewards), **learned, "learning_rate": rate, **timing}
+        metrics = {**health(rollouts, rewards), **learned, "learning_rate": rate, **timing}
         record.log(step + 1, metrics)
         if step + 1 in config.keep_steps:
             checkpoints.save(model, tokenizer, record.checkpoint(step + 1))
@@ -103,32 +101,6 @@ def main(config: GrpoConfig, progress: Progress = lambda *_: None) -> RunFolder:
     return record
 
 
-def collapsed(rewards: list[float]) -> bool:
-    """Whether a run ended far below its start: mean reward of the last 5 steps under half of the first 5's."""
-    return len(rewards) >= 2 * COLLAPSE_WINDOW and sum(rewards[-COLLAPSE_WINDOW:]) < sum(rewards[:COLLAPSE_WINDOW]) / 2
-
-
-def _problem_order(config: GrpoConfig, rows: list[Problem]) -> list[Problem]:
-    """The problems of all steps in turn: the whole set in random order, again in another, decided by the seed."""
-    if not rows:
-        raise InputError(f"{config.dataset}: the problem set is empty; there is nothing to train on")
-    needed, order, epoch = config.steps * config.problems, [], 0
-    while len(order) < needed:
-        order += random.Random(f"{config.seed}/{epoch}").sample(rows, len(rows))
-        epoch += 1
-    return order[:needed]
-
-
-def _sample(sampler: Sampler, prompts: list[list[int]], config: GrpoConfig, step: int) -> Rollouts:
-    return sampler.sample(
-        prompts,
-        group_size=config.group_size,
-        max_tokens=config.max_tokens,
-        temperature=config.temperature,
-        seed=int(content_hash([config.seed, step], 12), 16),
-    )
-
-
 def _rewards(
     rollouts: Rollouts, problems: list[Problem], tokenizer: PreTrainedTokenizerBase, config: GrpoConfig, step: int
 ) -> Tensor:
@@ -136,12 +108,7 @@ def _rewards(
     if config.reward == "random":
         coins = torch.Generator().manual_seed(int(content_hash(["reward", config.seed, step], 12), 16))
         return torch.randint(2, (len(problems), config.group_size), generator=coins).float()
-    texts = tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
-    rewards = [
-        accuracy_reward(text, ground_truth=problems[row // config.group_size].ground_truth, finished=bool(finished))
-        for row, (text, finished) in enumerate(zip(texts, rollouts.finished, strict=True))
-    ]
-    return torch.tensor(rewards).view(len(problems), config.group_size)
+    return verifier_rewards(rollouts, problems, tokenizer, config.group_size)
 
 
 def _gradient_rows(rollouts: Rollouts, rewards: Tensor, prompts: list[list[int]], config: GrpoConfig) -> Step:
@@ -211,50 +178,3 @@ def _micro_losses(
         old = batch.logprobs[rows, :width] if config.updates > 1 else logprobs.detach()
         yield loss(logprobs, old, batch.advantages[rows], batch.mask[rows, :width], reference_logprobs=reference_logprobs)
     shared.backward()
-
-
-class SharedPrompts:
-    """Keys and values of a step's prompts, computed once and read by all rollouts of all micro-batches.
-
-    A row's completion is fed after its prompt's last token, so the prompts' own logits are never needed. Micro-batches
-    send their gradients to the keys and values as they go; `backward` carries the sums on into the weights.
-    """
-
-    def __init__(self, model: PreTrainedModel, prompts: list[list[int]], pad: int) -> None:
-        self.model, device = model, model.device
-        width = max(2, *map(len, prompts)) - 1
-        ids = [prompt[:-1] + [pad] * (width + 1 - len(prompt)) for prompt in prompts]
-        self.last = torch.tensor([prompt[-1] for prompt in prompts], device=device)
-        self.lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
-        self.mask = torch.arange(width, device=device) < self.lengths[:, None]
-        cache = model.base_model(torch.tensor(ids, device=device), use_cache=True).past_key_values
-        self.computed = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-        self.read = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in self.computed]
-
-    def completion_logprobs(self, prompt_of_row: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-        """(R, T) log-probability of each completion token (R, T) at this temperature; past a row's end arbitrary."""
-        pairs = zip(self.read[::2], self.read[1::2], strict=True)
-        cache = DynamicCache([(keys[prompt_of_row], values[prompt_of_row]) for keys, values in pairs])
-        inputs = torch.cat((self.last[prompt_of_row, None], tokens[:, :-1]), dim=1)
-        mask = torch.cat((self.mask[prompt_of_row], torch.ones_like(inputs, dtype=torch.bool)), dim=1)
-        places = self.lengths[prompt_of_row, None] + torch.arange(inputs.shape[1], device=tokens.device)
-        logits = self.model(inputs, past_key_values=cache, attention_mask=mask, position_ids=places).logits
-        return token_logprobs(logits / temperature, tokens)
-
-    def backward(self) -> None:
-        """Add the prompts' part to the weights' gradients, after the micro-batches' own backward passes."""
-        torch.autograd.backward(self.computed, [leaf.grad for leaf in self.read])
-
-
-def _health(rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:
-    """What tells a run in good health from a collapsing one."""
-    share = rewards.mean(1)
-    return {
-        "reward_mean": float(rewards.mean()),
-        "frac_mixed": float(((share > 0) & (share < 1)).float().mean()),
-        "frac_all_correct": float((share == 1).float().mean()),
-        "frac_all_wrong": float((share == 0).float().mean()),
-        "entropy": float((rollouts.entropies * rollouts.lengths).sum() / rollouts.lengths.sum()),
-        "mean_tokens": float(rollouts.lengths.float().mean()),
-        "truncated_share": float((~rollouts.finished).float().mean()),
-    }

@@ -4,7 +4,7 @@ from typing import Any
 
 from curate.files import content_hash
 from train.checkpoints import Checkpoint
-from train.configs import GrpoConfig, SftConfig
+from train.configs import DensePathConfig, GrpoConfig, RolloutConfig, SftConfig
 from train.datasets import Dataset, Problems
 from train.records import Run, run_id
 
@@ -39,18 +39,28 @@ def sft_run(config: SftConfig, start: Checkpoint, dataset: Dataset) -> Run:
 
 
 def grpo_run(config: GrpoConfig, start: Checkpoint, problems: Problems) -> Run:
-    """The RL run that a config stands for; it inherits the factors of its start."""
-    science = config.science()
+    """The GRPO run that a config stands for."""
+    return _rollout_run("grpo", config, config.science(), start, problems)
+
+
+def dense_path_run(config: DensePathConfig, start: Checkpoint, reference: Checkpoint, problems: Problems) -> Run:
+    """The dense-path run that a config stands for; the reference is named by its run and step, wherever it lies."""
+    return _rollout_run("dense_path", config, {**config.science(), "reference": str(reference.id)}, start, problems)
+
+
+def _rollout_run(stage: str, config: RolloutConfig, science: dict[str, Any], start: Checkpoint, problems: Problems) -> Run:
+    """A run on its own rollouts inherits the factors of its start."""
+    recipe = {key: value for key, value in science.items() if key not in ("seed", "reference")}
     return Run(
-        run_id=run_id("grpo", science, problems.hash, start.id, config.seed),
-        stage="grpo",
+        run_id=run_id(stage, science, problems.hash, start.id, config.seed),
+        stage=stage,
         parent=start.id.__dict__,
         base_model=start.base_model,
         family=start.run.family,
         dataset={"name": problems.name, "hash": problems.hash},
         variant=start.run.variant,
         cell=start.run.cell,
-        rl_recipe=content_hash(_without_seed(science), 12),
+        rl_recipe=content_hash(recipe, 12),
         config=science,
         data_seed=start.run.data_seed,
         sft_seed=start.run.sft_seed,

@@ -93,6 +93,34 @@ def policy_loss(
     return (per_token * mask).sum() / (tokens or mask.sum().clamp(min=1.0))
 
 
+def dense_rewards(start_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, *, clip: float | None = None) -> Tensor:
+    """Reward of each token that an SFT run left behind: log pi_SFT - log pi_reference in nats (arXiv 2510.02493, eq. 5).
+
+    The log-probability of the SFT model is its soft Q function less its value: a reward but for shaping. An earlier checkpoint of the run
+    as the reference takes away that every token costs something, which would make short completions best. Over rollouts of
+    pi_SFT the expected sum is KL(pi_SFT || pi_reference).
+
+    Args:
+        start_logprobs, reference_logprobs, mask: (B, T).
+        clip: limit in nats, either way.
+
+    Returns:
+        (B, T), 0 where the mask is.
+    """
+    rewards = (start_logprobs - reference_logprobs) * mask
+    return rewards if clip is None else rewards.clamp(-clip, clip)
+
+
+def returns_to_go(rewards: Tensor, gamma: float = 1.0) -> Tensor:
+    """Discounted sum of a token's reward and of those after it: (B, T) -> (B, T), G_t = r_t + gamma G_(t+1)."""
+    returns = torch.zeros_like(rewards)
+    following = torch.zeros_like(rewards[:, 0])
+    for place in reversed(range(rewards.shape[1])):
+        following = rewards[:, place] + gamma * following
+        returns[:, place] = following
+    return returns
+
+
 def entropy(logits: Tensor) -> Tensor:
     """Shannon entropy in nats of each next-token distribution: (B, T, V) -> (B, T)."""
     logprobs = logits.log_softmax(-1)

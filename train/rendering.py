@@ -11,7 +11,7 @@ from train.batches import TokenSequence
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, problem: Problem) -> list[int]:
     """Token ids of the user turn up to where the completion begins."""
-    return _ids(tokenizer, _prompt_text(tokenizer, problem.prompt), problem.id)
+    return token_ids(tokenizer, _prompt_text(tokenizer, problem.prompt), problem.id)
 
 
 def _prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
@@ -31,7 +31,8 @@ def _full_text(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
     return str(tokenizer.apply_chat_template(turns, tokenize=False))
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str, identifier: str) -> list[int]:
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, identifier: str) -> list[int]:
+    """Tokens of a text as it stands; `identifier` says in a message whose it is."""
     try:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     except Exception as error:  # the tokenizers library raises bare Exception for a word it does not know
@@ -46,7 +47,7 @@ def training_sequence(tokenizer: PreTrainedTokenizerBase, example: Example, max_
             answer follows (then the loss would count the wrong tokens).
     """
     start = prompt_ids(tokenizer, example.problem)
-    ids = _ids(tokenizer, _full_text(tokenizer, example), example.id)
+    ids = token_ids(tokenizer, _full_text(tokenizer, example), example.id)
     if ids[: len(start)] != start:
         raise InputError(
             f"example {example.id}: the chat template renders the prompt differently with and without an answer; "

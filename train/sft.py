@@ -1,5 +1,7 @@
 """Supervised fine-tuning: cross-entropy on completions, length-bucketed batches, AdamW, warm-up and cosine."""
 
+import bisect
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -26,11 +28,14 @@ def main(config: SftConfig, progress: Progress = lambda *_: None) -> RunFolder:
     start, dataset = checkpoints.resolve(config.model, home), open_dataset(config.dataset)
     run = sft_run(config, start, dataset)
     record = RunFolder.of(home, run.run_id)
-    if record.is_done:
+    if record.is_done and not config.keep_shares:
         return record
     model, tokenizer = checkpoints.load(start.folder, config.device)
     sequences = rendering.training_sequences(tokenizer, dataset.train(), config.max_length)
     plan = _plan(config, run.variant["epochs"], sequences)
+    kept = _kept_steps(plan, config.keep_shares)
+    if record.is_done and all(record.checkpoint(step).exists() for step in kept):
+        return record
     optimizer = adamw(model, config.learning_rate, config.weight_decay)
     record.start(run)
     state = TrainingState(record.path / "state.pt", model, [optimizer], config.save_seconds)
@@ -51,6 +56,8 @@ def main(config: SftConfig, progress: Progress = lambda *_: None) -> RunFolder:
         counters["tokens"] += counted
         counters["seconds"] += time.perf_counter() - began
         record.log(step + 1, {"loss": loss, "grad_norm": norm, "learning_rate": rate, "tokens": counted})
+        if step + 1 in kept:
+            checkpoints.save(model, tokenizer, record.checkpoint(step + 1))
         state.save_if_due(counters)
         progress(step + 1, len(plan), {"loss": loss})
     run.steps, run.tokens, run.seconds = len(plan), counters["tokens"], counters["seconds"]
@@ -69,6 +76,12 @@ def _plan(config: SftConfig, epochs: int, sequences: list[TokenSequence]) -> lis
         rng = random.Random(f"{config.seed}/{epoch}")
         plan += group_by_length((len(sequence.ids) for sequence in sequences), config.batch_tokens, rng)
     return plan[: config.max_steps]
+
+
+def _kept_steps(plan: list[list[int]], shares: tuple[float, ...]) -> set[int]:
+    """After how many updates each share of all samples has been trained on, at least."""
+    seen = list(itertools.accumulate(map(len, plan)))
+    return {bisect.bisect_left(seen, share * seen[-1]) + 1 for share in shares}
 
 
 def _micro_losses(
