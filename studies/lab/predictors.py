@@ -197,7 +197,10 @@ def regret() -> Tables:
         {"predictor": one.name, **{f"{top} {end}": getattr(value, end) for top, value in one.regret.items() for end in ends}}
         for one in report.predictors
     ]
-    yield f"Loss in pass@1 (0..1); {report.n} checkpoints of {report.n_groups} bases; random sets of 8 within a base", pl.DataFrame(rows)
+    yield (
+        f"Loss in pass@1 (0..1); {report.n} checkpoints of {report.n_groups} bases; random sets of 8 within a base",
+        pl.DataFrame(rows),
+    )
 
 
 class Validated(RegressorMixin, BaseEstimator):
