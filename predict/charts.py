@@ -74,6 +74,8 @@ def outcome_against(
     """
     known = runs.filter(pl.col(outcome).is_not_null() & pl.col(column).is_not_null())
     shown = list(dict.fromkeys(name for name in ("id", colour, column, outcome) if name in known.columns))
+    if colour in shown:
+        known = known.with_columns(pl.col(colour).cast(pl.String).fill_null("none"))  # the base model has no SFT set
     x, y = _axes(column, outcome)
     points = alt.Chart(known.select(shown)).mark_point(filled=True, size=60, opacity=0.9, stroke=INK, strokeWidth=0.4)
     points = points.encode(x=x, y=y, tooltip=shown, **(coloured(colour) if colour in known.columns and colour else {}))

@@ -13,11 +13,12 @@ LOWEST_SHOWN = -0.5
 SQUARE = 280
 
 
-def predictors_compared(rows: pl.DataFrame, ceiling: float | None) -> Any:
+def predictors_compared(rows: pl.DataFrame, ceiling: float | None, ceiling_is: str = "noise ceiling") -> Any:
     """Held-out R^2 of each predictor with its 90 % interval, zero (the training mean) and the noise ceiling as lines.
 
     Args:
         rows: columns predictor, r2, low, high.
+        ceiling_is: what is written at the second line.
     """
     floor = max(LOWEST_SHOWN, min(0.0, float(rows.select(pl.min_horizontal("r2", "low").min()).item() or 0.0)))
     shown = rows.with_columns(
@@ -36,7 +37,7 @@ def predictors_compared(rows: pl.DataFrame, ceiling: float | None) -> Any:
         filled=True, size=80, opacity=1, color=BLUE, stroke=INK, strokeWidth=0.4
     )
     arrows = base.transform_filter("datum.below").mark_point(filled=True, size=80, opacity=1, color=RED, shape="triangle-left")
-    lines = pl.DataFrame({"x": [0.0, ceiling], "words": ["training mean", "noise ceiling"]}).drop_nulls()
+    lines = pl.DataFrame({"x": [0.0, ceiling], "words": ["training mean", ceiling_is]}).drop_nulls()
     marked = alt.Chart(lines).encode(x=alt.X("x:Q", title="held-out R²", scale=scale))
     rules = marked.mark_rule(color=INK, strokeDash=[4, 3])
     words = marked.mark_text(color=INK, fontSize=11, dy=-6, baseline="bottom").encode(text="words:N", y=alt.value(0))

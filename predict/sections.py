@@ -126,7 +126,9 @@ def _compared(material: Material) -> list[Figure]:
     ]
     frame = pl.DataFrame(rows, schema=["predictor", "r2", "low", "high"], orient="row", infer_schema_length=None)
     frame = frame.with_columns(pl.col("r2", "low", "high").cast(pl.Float64)).sort("r2", descending=True)
-    chart = score_charts.predictors_compared(frame, report.ceiling.r2 if report.ceiling else None)
+    ceiling = report.ceiling
+    named = "noise ceiling" if ceiling and ceiling.freedom else "ceiling of the evaluation"
+    chart = score_charts.predictors_compared(frame, ceiling.r2 if ceiling else None, named)
     shows = (
         "Held-out R² of each predictor as a point with its 90 % interval, beside the training mean at 0 and the noise ceiling."
     )

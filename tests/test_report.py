@@ -364,6 +364,8 @@ def test_whether_the_gain_shrinks_with_k_is_said_only_where_it_is_sure():
 
 def test_a_drawing_in_a_page_takes_its_ink_from_the_page_and_keeps_its_ids_to_itself():
     drawn = svg(charts.outcome_against(table(), "pass_at_64", colour=None))
+    some = table().with_columns(length_mix=pl.when(pl.int_range(pl.len()) > 2).then(pl.lit("short")))
+    assert ">none<" in svg(charts.outcome_against(some, "pass_at_64", colour="length_mix"))
     assert png(drawn).startswith(b"\x89PNG") and charts.INK in drawn
     placed = inline(drawn, "mine", 'over "x" & <y>')
     assert charts.INK not in placed and 'fill="white"' not in placed and "currentColor" in placed
@@ -380,4 +382,5 @@ def test_useless_predictors_are_drawn_at_the_edge_with_their_number_and_no_colou
     drawn = svg(predictors_compared(rows, 0.9))
     assert "-6.40" in drawn and "noise ceiling" in drawn
     assert "noise ceiling" not in svg(predictors_compared(rows, None))
+    assert "ceiling of the evaluation" in svg(predictors_compared(rows, 0.9, "ceiling of the evaluation"))
     assert len(charts.SHAPES) == len(charts.PALETTE) + 1
