@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def logprobs_by_hand(folder: Path, prompt: list[int], completion: list[int]) -> torch.Tensor:
+def logprobs_by_hand(folder: Path, prompt: list[int], completion: list[int], temperature: float = 1.0) -> torch.Tensor:
     model, _ = checkpoints.load(folder)
     logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-    return logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
+    return (logits / temperature).log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
 def test_returns_are_the_discounted_sums_of_what_follows():
@@ -100,7 +101,11 @@ def test_what_is_kept_does_not_change_a_run_and_a_finished_run_makes_up_for_it(h
     last = plain.run.steps
     assert plain.run.run_id == start.run.run_id
     assert [folder.name for folder in (plain.path / "checkpoints").iterdir()] == [str(last)]
+    ended = {
+        name: (plain.path / name).read_bytes() for name in ("run.json", "metrics.jsonl", f"checkpoints/{last}/model.safetensors")
+    }
     again = sft.main(sft_config(home, keep_shares=(0.5,)).model_copy(update={"home": tmp_path}))
+    assert ended == {name: (plain.path / name).read_bytes() for name in ended}  # other runs may have started from it
     half = int(dense_path.halfway(checkpoints.resolve(again.run.run_id, tmp_path)).partition("@")[2])
     for step in (half, last):
         ours, theirs = weights(again.checkpoint(step)), weights(start.checkpoint(step))
@@ -133,7 +138,7 @@ def recording(monkeypatch) -> list[Recording]:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"gamma": 0.9, "kl_coef": 0.0}, {"credit": "sparse"}, {"baseline": "position"}, {"clip_reward": 0.05}, {"micro_batch_tokens": 64, "seed": 1}],
+    [{}, {"gamma": 0.9, "kl_coef": 0.0}, {"credit": "sparse"}, {"baseline": "position"}, {"clip_reward": 0.05}, {"micro_batch_tokens": 64, "seed": 1}, {"temperature": 0.7}],
     ids=str,
 )  # fmt: skip
 def test_a_step_is_the_one_written_out_by_hand(home, start, tmp_path, recording, settings):
@@ -145,7 +150,9 @@ def test_a_step_is_the_one_written_out_by_hand(home, start, tmp_path, recording,
     rows = [rollouts.tokens[row, : rollouts.lengths[row]].tolist() for row in range(len(rollouts.tokens))]
     asked = [prompts[row // SMALL["group_size"]] for row in range(len(rows))]
     with torch.no_grad():
-        rewards = [logprobs_by_hand(whole, *pair) - logprobs_by_hand(half, *pair) for pair in zip(asked, rows, strict=True)]
+        heat = settings.get("temperature", 1.0)
+        pairs = list(zip(asked, rows, strict=True))
+        rewards = [logprobs_by_hand(whole, *pair, heat) - logprobs_by_hand(half, *pair, heat) for pair in pairs]
     rewards = [row.clamp(-settings.get("clip_reward", 99.0), settings.get("clip_reward", 99.0)) for row in rewards]
     gamma = settings.get("gamma", 1.0)
     credit = [torch.stack([sum(gamma**k * row[t + k] for k in range(len(row) - t)) for t in range(len(row))]) for row in rewards]
@@ -158,7 +165,7 @@ def test_a_step_is_the_one_written_out_by_hand(home, start, tmp_path, recording,
     total = 0.0
     for prompt, row, weight in zip(asked, rows, credit, strict=True):
         logits = model(torch.tensor([prompt + row])).logits[0, len(prompt) - 1 : -1]
-        total = total - (logits.log_softmax(-1).gather(1, torch.tensor(row)[:, None])[:, 0] * weight).sum()
+        total = total - ((logits / heat).log_softmax(-1).gather(1, torch.tensor(row)[:, None])[:, 0] * weight).sum()
     (total / sum(map(len, rows))).backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
     [logged] = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]
@@ -287,6 +294,12 @@ def test_what_has_no_half_says_how_to_get_one(home, start, tmp_path):
     plain = sft.main(sft_config(home).model_copy(update={"home": tmp_path}))
     with pytest.raises(InputError, match=r"keep_shares=\[0.5\]"):
         dense_path.main(config(home, plain).model_copy(update={"home": tmp_path}))
+    late = plain.checkpoint(round(0.65 * plain.run.steps))
+    shutil.copytree(plain.checkpoint(plain.run.steps), late)
+    with pytest.raises(InputError, match="no checkpoint near half"):
+        dense_path.halfway(checkpoints.resolve(plain.run.run_id, tmp_path))
+    near = late.rename(plain.checkpoint(round(0.58 * plain.run.steps)))
+    assert dense_path.halfway(checkpoints.resolve(plain.run.run_id, tmp_path)) == f"{plain.run.run_id}@{near.name}"
 
 
 def test_a_reference_of_another_vocabulary_is_refused(home, start, tmp_path):

@@ -25,13 +25,13 @@ from curate.config import check_config
 from curate.errors import CheckFailed, InputError
 from curate.examples import Example, Problem, example_row, read_examples, write_parquet
 from curate.recipe import Recipe
-from train import checkpoints, evaluate, grpo, sft
+from train import checkpoints, dense_path, evaluate, grpo, sft
 from train.cli import run_config
-from train.configs import EvaluateConfig, GrpoConfig, ProblemSet, SftConfig
+from train.configs import DensePathConfig, EvaluateConfig, GrpoConfig, ProblemSet, SftConfig
 from train.datasets import open_dataset, open_problems, problem_set
-from train.grpo import collapsed
 from train.identity import grpo_run, sft_run
 from train.records import RunFolder, vectors
+from train.rollout_steps import collapsed, warmed_up
 from train.sampling import make_sampler
 
 BASE = Path(__file__).parent.parent / "studies/lab/bases/l4-behaved-s0"
@@ -69,7 +69,7 @@ def processes():
     """Real processes, forked from a server that has torch imported: to be killed."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train.sft", "train.grpo", "train.evaluate"])
+    context.set_forkserver_preload(["train.sft", "train.grpo", "train.dense_path", "train.evaluate"])
     return context
 
 
@@ -80,6 +80,11 @@ def sft_config(data: Path, workspace: Path, **settings) -> SftConfig:
 def grpo_config(data: Path, workspace: Path, **settings) -> GrpoConfig:
     small = {"steps": 2, "problems": 4, "group_size": 4, "max_tokens": 60}
     return GrpoConfig(**{"model": str(BASE), "dataset": data / "mixed", "home": workspace, **small, **settings})
+
+
+def dense_path_config(data: Path, workspace: Path, **settings) -> DensePathConfig:
+    other = str(BASE.parent / "l4-plain-s0")  # for want of an earlier checkpoint
+    return DensePathConfig(model=str(BASE), reference=other, dataset=data / "mixed", home=workspace, **settings)
 
 
 def weights(record: RunFolder, step: int | None = None) -> dict[str, torch.Tensor]:
@@ -412,9 +417,9 @@ def kill_in_the_middle(processes, stage: str, settings: dict, home: Path, lines:
 
 
 @pytest.mark.parametrize("save_seconds", [0.0, pytest.param(0.25, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize("stage", ["sft", "grpo", "dense_path"])
 def test_a_run_killed_twice_ends_with_the_weights_of_an_unbroken_one(data, tmp_path, processes, stage, save_seconds):
-    module, config = (sft, sft_config) if stage == "sft" else (grpo, grpo_config)
+    module, config = {"sft": (sft, sft_config), "grpo": (grpo, grpo_config), "dense_path": (dense_path, dense_path_config)}[stage]
     long = {"epochs": 5} if stage == "sft" else {"steps": 12, "problems": 3, "max_tokens": 30}
     unbroken = module.main(config(data, tmp_path / "unbroken", **long))
     broken = config(data, tmp_path / "broken", save_seconds=save_seconds, **long)
@@ -618,6 +623,13 @@ def test_a_grpo_step_is_the_one_written_out_by_hand(data, tmp_path, recording, s
     ]
     assert row["truncated_share"] == pytest.approx(1 - sum(map(int, ended)) / 24)
     assert distance(weights(record), model.state_dict()) < 0.01 * distance(model.state_dict(), fresh_base())
+
+
+def test_the_learning_rate_of_rl_rises_linearly_and_stays(data, tmp_path):
+    config = grpo_config(data, tmp_path, learning_rate=0.5, warmup_steps=4)
+    assert [warmed_up(config, step) for step in range(6)] == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
+    logged = [row["learning_rate"] for row in rows(grpo.main(config.model_copy(update={"learning_rate": 1e-4})))]
+    assert logged == pytest.approx([2.5e-5, 5e-5])
 
 
 def test_logged_entropy_is_the_mean_over_all_sampled_tokens(data, tmp_path, recording):

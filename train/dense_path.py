@@ -29,7 +29,7 @@ from train.identity import dense_path_run
 from train.loop import TrainingState, adamw, optimizer_step, stop_diverged
 from train.loss import dense_rewards, policy_loss, returns_to_go
 from train.records import Run, RunFolder, workspace
-from train.rollout_steps import SharedPrompts, collapsed, health, problem_order, sample_step, verifier_rewards
+from train.rollout_steps import SharedPrompts, finish, health, problem_order, sample_step, verifier_rewards, warmed_up
 from train.sampling import Rollouts, make_sampler
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -44,7 +44,7 @@ class Step:
     prompts: list[list[int]]
     rollouts: Rollouts
     start_logprobs: Tensor
-    """(R, T), of the checkpoint that training starts from; 0 at padding."""
+    """(R, T), of the checkpoint that training starts from; past a row's end arbitrary."""
     rewards: Tensor
     """(R, T), 0 at padding."""
     credit: Tensor
@@ -62,7 +62,7 @@ def main(config: DensePathConfig, progress: Progress = lambda *_: None) -> RunFo
         return record
     model, tokenizer = checkpoints.load(start.folder, config.device)
     frozen = _frozen(start, config), _frozen(reference, config)
-    _check_alike(*frozen, reference)
+    _check_same_tokens(*frozen, reference)
     if config.credit == "contrast":
         return _contrast(config, model, frozen[1], tokenizer, run, record)
     prompts = {problem.id: rendering.prompt_ids(tokenizer, problem) for problem in problems.rows}
@@ -76,7 +76,7 @@ def main(config: DensePathConfig, progress: Progress = lambda *_: None) -> RunFo
     for step in range(counters["step"], config.steps):
         began = time.perf_counter()
         chosen = order[step * config.problems : (step + 1) * config.problems]
-        rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+        rate = warmed_up(config, step)
         asked = [prompts[problem.id] for problem in chosen]
         try:
             rollouts = sample_step(sampler, asked, config, step)
@@ -88,16 +88,19 @@ def main(config: DensePathConfig, progress: Progress = lambda *_: None) -> RunFo
         counters["step"] = step + 1
         counters["tokens"] += int(rollouts.lengths.sum())
         counters["seconds"] += time.perf_counter() - began
-        metrics = {**health(rollouts, verdicts), **_told(batch, verdicts), "loss": loss, "grad_norm": norm, "learning_rate": rate}
+        metrics = {
+            **health(rollouts, verdicts),
+            **_reward_metrics(batch, verdicts),
+            "loss": loss,
+            "grad_norm": norm,
+            "learning_rate": rate,
+        }
         record.log(step + 1, metrics)
         if step + 1 in config.keep_steps:
             checkpoints.save(model, tokenizer, record.checkpoint(step + 1))
         state.save_if_due(counters)
         progress(step + 1, config.steps, metrics)
-    run.steps, run.tokens, run.seconds = config.steps, counters["tokens"], counters["seconds"]
-    checkpoints.save(model, tokenizer, record.checkpoint(run.steps))
-    record.finish(run, "collapsed" if collapsed(record.metric("reward_mean")) else "done")
-    state.drop()
+    finish(record, run, state, tokenizer, counters)
     return record
 
 
@@ -126,7 +129,7 @@ def _frozen(checkpoint: Checkpoint, config: DensePathConfig) -> PreTrainedModel:
     return checkpoints.load(checkpoint.folder, config.device)[0].eval().requires_grad_(False)
 
 
-def _check_alike(start: PreTrainedModel, reference: PreTrainedModel, named: Checkpoint) -> None:
+def _check_same_tokens(start: PreTrainedModel, reference: PreTrainedModel, named: Checkpoint) -> None:
     """Log-probabilities of one token are comparable only where both models count the same tokens."""
     sizes = [model.get_input_embeddings().num_embeddings for model in (start, reference)]
     if sizes[0] != sizes[1]:
@@ -145,36 +148,38 @@ def _credited(
 ) -> Step:
     """Score every token by the two frozen models, and give it its credit."""
     of_start, of_reference = (_logprobs(model, prompts, rollouts, pad, config) for model in (start, reference))
-    rewards = dense_rewards(of_start, of_reference, rollouts.mask, clip=config.clip_reward)
-    credit = returns_to_go(rewards, config.gamma) if config.credit == "dense" else rewards.sum(1, keepdim=True) * rollouts.mask
+    mask = rollouts.mask
+    rewards = dense_rewards(of_start, of_reference, mask, clip=config.clip_reward)
+    credit = returns_to_go(rewards, config.gamma) if config.credit == "dense" else rewards.sum(1, keepdim=True) * mask
     if config.baseline == "position":
-        credit = credit - (credit.sum(0) / rollouts.mask.sum(0).clamp(min=1)) * rollouts.mask
+        credit = credit - (credit.sum(0) / mask.sum(0).clamp(min=1)) * mask
     return Step(prompts, rollouts, of_start, rewards, credit)
 
 
 @torch.no_grad()
 def _logprobs(model: PreTrainedModel, prompts: list[list[int]], rollouts: Rollouts, pad: int, config: DensePathConfig) -> Tensor:
-    """(R, T) log-probability of each written token under a frozen model; 0 at padding."""
+    """(R, T) log-probability of each written token under a frozen model; past a row's end arbitrary."""
     shared, found = SharedPrompts(model, prompts, pad), torch.zeros_like(rollouts.logprobs)
     for rows, prompt_of_row, width in _micro_batches(rollouts, config):
         logprobs = shared.completion_logprobs(prompt_of_row, rollouts.tokens[rows, :width], config.temperature)
-        found[rows, :width] = logprobs * rollouts.mask[rows, :width]
+        found[rows, :width] = logprobs
     return found
 
 
 def _micro_losses(model: PreTrainedModel, batch: Step, pad: int, config: DensePathConfig) -> Iterator[Tensor]:
     """REINFORCE with the KL penalty: losses of micro-batches, which add up to the mean over all tokens."""
     rollouts, shared = batch.rollouts, SharedPrompts(model, batch.prompts, pad)
+    mask, tokens = rollouts.mask, float(rollouts.lengths.sum())
     for rows, prompt_of_row, width in _micro_batches(rollouts, config):
         logprobs = shared.completion_logprobs(prompt_of_row, rollouts.tokens[rows, :width], config.temperature)
         yield policy_loss(
             logprobs,
             logprobs.detach(),  # one update a batch: the ratio is 1, and its gradient that of the log-probability
             batch.credit[rows, :width],
-            rollouts.mask[rows, :width],
+            mask[rows, :width],
             reference_logprobs=batch.start_logprobs[rows, :width],
             kl_coef=config.kl_coef,
-            tokens=float(rollouts.lengths.sum()),
+            tokens=tokens,
         )
     shared.backward()
 
@@ -187,7 +192,7 @@ def _micro_batches(rollouts: Rollouts, config: DensePathConfig) -> Iterator[tupl
         yield rows, prompt_of_row, max(lengths[row] for row in rows)
 
 
-def _told(batch: Step, verdicts: Tensor) -> dict[str, float]:
+def _reward_metrics(batch: Step, verdicts: Tensor) -> dict[str, float]:
     """The reward of whole rollouts and how far the policy has gone from its start, in nats; how the reward goes with the verifier's.
 
     That correlation is within problems: a hard problem has long rollouts, of much reward, that are wrong.

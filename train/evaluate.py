@@ -17,7 +17,7 @@ from train.checkpoints import Checkpoint
 from train.configs import BudgetConfig, EvaluateConfig
 from train.datasets import Problems, open_dataset, problem_set
 from train.records import RunFolder, commit, hardware, versions, workspace
-from train.sampling import Rollouts, Sampler, make_sampler
+from train.sampling import Rollouts, Sampler, make_sampler, sampling_seed
 
 PROBLEMS_AT_ONCE = 128
 
@@ -84,11 +84,6 @@ def sample_chunks(
                 seed=sampling_seed("evaluate", config.seed, start),
             ),
         )
-
-
-def sampling_seed(*parts: Any) -> int:
-    """A sampler's seed, of 48 bits, that depends on every part."""
-    return int(content_hash(list(parts), 12), 16)
 
 
 def provenance(config: EvaluateConfig | BudgetConfig, *, purpose: str, engine: str, **measured: float) -> dict[str, Any]:

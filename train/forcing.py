@@ -12,8 +12,8 @@ from typing import Any
 
 from train import rendering
 from train.configs import BudgetConfig, Delimiters
-from train.evaluate import PROBLEMS_AT_ONCE, sampling_seed
-from train.sampling import Rollouts, Sampler
+from train.evaluate import PROBLEMS_AT_ONCE
+from train.sampling import Rollouts, Sampler, sampling_seed
 
 Tokens = list[int]
 

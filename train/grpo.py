@@ -21,7 +21,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from curate.errors import CheckFailed
 from curate.examples import Problem
-from curate.files import content_hash
 from train import checkpoints, rendering
 from train.batches import group_by_length
 from train.configs import GrpoConfig
@@ -30,8 +29,8 @@ from train.identity import grpo_run
 from train.loop import TrainingState, adamw, optimizer_step, stop_diverged
 from train.loss import group_advantages, policy_loss
 from train.records import RunFolder, workspace
-from train.rollout_steps import SharedPrompts, collapsed, health, problem_order, sample_step, verifier_rewards
-from train.sampling import Rollouts, make_sampler
+from train.rollout_steps import SharedPrompts, finish, health, problem_order, sample_step, verifier_rewards, warmed_up
+from train.sampling import Rollouts, make_sampler, sampling_seed
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -74,7 +73,7 @@ def main(config: GrpoConfig, progress: Progress = lambda *_: None) -> RunFolder:
     for step in range(counters["step"], config.steps):
         began = time.perf_counter()
         chosen = order[step * config.problems : (step + 1) * config.problems]
-        rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+        rate = warmed_up(config, step)
         try:
             rollouts = sample_step(sampler, [prompts[problem.id] for problem in chosen], config, step)
             sampled = time.perf_counter()
@@ -94,10 +93,7 @@ def main(config: GrpoConfig, progress: Progress = lambda *_: None) -> RunFolder:
             checkpoints.save(model, tokenizer, record.checkpoint(step + 1))
         state.save_if_due(counters)
         progress(step + 1, config.steps, metrics)
-    run.steps, run.tokens, run.seconds = config.steps, counters["tokens"], counters["seconds"]
-    checkpoints.save(model, tokenizer, record.checkpoint(run.steps))
-    record.finish(run, "collapsed" if collapsed(record.metric("reward_mean")) else "done")
-    state.drop()
+    finish(record, run, state, tokenizer, counters)
     return record
 
 
@@ -106,7 +102,7 @@ def _rewards(
 ) -> Tensor:
     """(problems, G) rewards of the verifier, or of a coin."""
     if config.reward == "random":
-        coins = torch.Generator().manual_seed(int(content_hash(["reward", config.seed, step], 12), 16))
+        coins = torch.Generator().manual_seed(sampling_seed("reward", config.seed, step))
         return torch.randint(2, (len(problems), config.group_size), generator=coins).float()
     return verifier_rewards(rollouts, problems, tokenizer, config.group_size)
 

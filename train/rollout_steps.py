@@ -1,6 +1,7 @@
 """What the loops that train on their own rollouts share: which problems, sampling, the verifier's word, log-probabilities, health."""
 
 import random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,11 +9,13 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from curate.errors import InputError
 from curate.examples import Problem
-from curate.files import content_hash
+from train import checkpoints
 from train.configs import RolloutConfig
+from train.loop import TrainingState
 from train.loss import token_logprobs
+from train.records import Run, RunFolder
 from train.rewards import accuracy_reward
-from train.sampling import Rollouts, Sampler
+from train.sampling import Rollouts, Sampler, sampling_seed
 
 COLLAPSE_WINDOW = 5
 
@@ -28,6 +31,11 @@ def problem_order(config: RolloutConfig, rows: list[Problem]) -> list[Problem]:
     return order[:needed]
 
 
+def warmed_up(config: RolloutConfig, step: int) -> float:
+    """Learning rate of a step, counted from 0: linear warm-up, then constant."""
+    return config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+
+
 def sample_step(sampler: Sampler, prompts: list[list[int]], config: RolloutConfig, step: int) -> Rollouts:
     """The rollouts of one step, decided by the run's seed and the step."""
     return sampler.sample(
@@ -35,7 +43,7 @@ def sample_step(sampler: Sampler, prompts: list[list[int]], config: RolloutConfi
         group_size=config.group_size,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
-        seed=int(content_hash([config.seed, step], 12), 16),
+        seed=sampling_seed(config.seed, step),
     )
 
 
@@ -99,3 +107,13 @@ def health(rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:
 def collapsed(rewards: list[float]) -> bool:
     """Whether a run ended far below its start: mean reward of the last 5 steps under half of the first 5's."""
     return len(rewards) >= 2 * COLLAPSE_WINDOW and sum(rewards[-COLLAPSE_WINDOW:]) < sum(rewards[:COLLAPSE_WINDOW]) / 2
+
+
+def finish(
+    record: RunFolder, run: Run, state: TrainingState, tokenizer: PreTrainedTokenizerBase, counters: dict[str, Any]
+) -> None:
+    """Keep the last weights of a run that went through all its steps, and say how it ended."""
+    run.steps, run.tokens, run.seconds = counters["step"], counters["tokens"], counters["seconds"]
+    checkpoints.save(state.model, tokenizer, record.checkpoint(run.steps))
+    record.finish(run, "collapsed" if collapsed(record.metric("reward_mean")) else "done")
+    state.drop()

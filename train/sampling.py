@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from curate.errors import CheckFailed, UsageError
+from curate.files import content_hash
 from train import rendering
 from train.attention import library_for
 from train.llama import LlamaDecoder
@@ -42,6 +43,11 @@ class Rollouts:
     def mask(self) -> Tensor:
         """(B, T) 1.0 at written tokens."""
         return (torch.arange(self.tokens.shape[1], device=self.lengths.device) < self.lengths[:, None]).float()
+
+
+def sampling_seed(*parts: Any) -> int:
+    """A sampler's seed, of 48 bits, that depends on every part."""
+    return int(content_hash(list(parts), 12), 16)
 
 
 class Sampler(Protocol):

@@ -33,16 +33,18 @@ def main(config: SftConfig, progress: Progress = lambda *_: None) -> RunFolder:
     model, tokenizer = checkpoints.load(start.folder, config.device)
     sequences = rendering.training_sequences(tokenizer, dataset.train(), config.max_length)
     plan = _plan(config, run.variant["epochs"], sequences)
-    kept = _kept_steps(plan, config.keep_shares)
-    if record.is_done and all(record.checkpoint(step).exists() for step in kept):
+    missing = {step for step in _kept_steps(plan, config.keep_shares) if not record.checkpoint(step).exists()}
+    done = record.is_done
+    if done and not missing:
         return record
     optimizer = adamw(model, config.learning_rate, config.weight_decay)
-    record.start(run)
+    if not done:
+        record.start(run)
     state = TrainingState(record.path / "state.pt", model, [optimizer], config.save_seconds)
     counters = state.restore()
     pad = rendering.pad_id(tokenizer)
     model.train()
-    for step in range(counters["step"], len(plan)):
+    for step in range(counters["step"], max(missing) if done else len(plan)):
         began = time.perf_counter()
         batch = [sequences[index] for index in plan[step]]
         counted = sum(sum(sequence.counted[1:]) for sequence in batch)
@@ -55,14 +57,16 @@ def main(config: SftConfig, progress: Progress = lambda *_: None) -> RunFolder:
         counters["step"] = step + 1
         counters["tokens"] += counted
         counters["seconds"] += time.perf_counter() - began
-        record.log(step + 1, {"loss": loss, "grad_norm": norm, "learning_rate": rate, "tokens": counted})
-        if step + 1 in kept:
+        if not done:
+            record.log(step + 1, {"loss": loss, "grad_norm": norm, "learning_rate": rate, "tokens": counted})
+        if step + 1 in missing:
             checkpoints.save(model, tokenizer, record.checkpoint(step + 1))
         state.save_if_due(counters)
         progress(step + 1, len(plan), {"loss": loss})
-    run.steps, run.tokens, run.seconds = len(plan), counters["tokens"], counters["seconds"]
-    checkpoints.save(model, tokenizer, record.checkpoint(run.steps))
-    record.finish(run, "done")
+    if not done:
+        run.steps, run.tokens, run.seconds = len(plan), counters["tokens"], counters["seconds"]
+        checkpoints.save(model, tokenizer, record.checkpoint(run.steps))
+        record.finish(run, "done")
     state.drop()
     return record
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import polars as pl
 import torch
+from transformers.utils import logging
 
 from predict.printing import print_rows
 from train import dense_path, evaluate, sft
-from train.cli import _quiet_libraries
 from train.configs import DensePathConfig, EvaluateConfig, ProblemSet, SftConfig
 from train.records import RunFolder
 
@@ -37,27 +37,27 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    _quiet_libraries()
+    logging.disable_progress_bar()
     rows = [row for base in options.bases for row in of_base(base, options)]
     table = pl.DataFrame(rows)
-    start = table.filter(method="start").select("base", before="pass_at_1", tokens_before="tokens")
+    start = table.filter(method="start").select("base", before="pass_at_1")
     gained = table.join(start, on="base").with_columns(gain=pl.col("pass_at_1") - pl.col("before"))
     by_method = gained.group_by("method", maintain_order=True).agg(
         pl.len().alias("runs"), pl.col("pass_at_1", "gain").mean(), pl.col("gain").min().alias("least"), pl.col("gain").max().alias("most"),
-        pl.col("tokens").mean(), pl.col("reward", "kl").mean(),
+        pl.col("tokens", "reward", "kl", "correlation").mean(),
     )  # fmt: skip
     print_rows(by_method.with_columns(pl.col(pl.Float64).round(3)), "md")
 
 
 def of_base(base: str, options: argparse.Namespace) -> Iterator[dict]:
-    """The start and every method from it: base, method, seed, pass@1, mean tokens, last dense reward and KL."""
+    """The start and every method from it: base, method, seed, pass@1, mean tokens, the last step's reward and KL, and how the reward goes with being right."""
     shared = {"dataset": options.dataset, "home": options.home}
     start = sft.main(SftConfig(model=base, **shared, keep_shares=SHARES))
-    steps = start.run.steps
+    identifier = start.run.run_id
     yield measured(start, base, "start", 0)
-    kept = {share: f"{start.run.run_id}@{step}" for share, step in zip(SHARES, _kept(start), strict=True)}
+    kept = {share: f"{identifier}@{step}" for share, step in zip(SHARES, _kept(start), strict=True)}
     longer = sft.main(
-        SftConfig(model=start.run.run_id, **shared, max_steps=options.steps, epochs=1 + options.steps, learning_rate=1e-3)
+        SftConfig(model=identifier, **shared, max_steps=options.steps, epochs=1 + options.steps, learning_rate=1e-3)
     )
     yield measured(longer, base, f"SFT for {options.steps} more updates", 0)
     methods: dict[str, dict] = {
@@ -72,7 +72,7 @@ def of_base(base: str, options: argparse.Namespace) -> Iterator[dict]:
     for seed in options.seeds:
         for name, settings in methods.items():
             config = DensePathConfig(
-                model=f"{start.run.run_id}@{steps}", **shared, steps=options.steps, learning_rate=options.learning_rate, seed=seed, **settings
+                model=identifier, **shared, steps=options.steps, learning_rate=options.learning_rate, seed=seed, **settings
             )  # fmt: skip
             yield measured(dense_path.main(config), base, name, seed)
 
@@ -87,14 +87,13 @@ def measured(record: RunFolder, base: str, method: str, seed: int) -> dict:
     home = record.path.parent.parent
     evaluate.main(EvaluateConfig(model=f"{run.run_id}@{run.steps}", home=home, problems=OUTCOME, purpose="outcome"))
     counts = pl.concat([pl.read_parquet(path) for path in record.path.glob(f"evaluations/{run.steps}-*.parquet")])
-    told = (
-        {name: (record.metric(f"{name}") or [None])[-1] for name in ("dense_reward_mean", "kl")}
-        if run.stage == "dense_path" and run.steps
-        else {}
-    )
+    trained = run.stage == "dense_path" and run.steps > 0
+    correlations = record.metric("reward_correlation") if trained else []
     return {
         "base": base, "method": method, "seed": seed, "pass_at_1": float((counts["num_correct"] / counts["num_samples"]).mean()),
-        "tokens": float(counts["mean_tokens"].mean()), "reward": told.get("dense_reward_mean"), "kl": told.get("kl"),
+        "tokens": float(counts["mean_tokens"].mean()),
+        "reward": record.metric("dense_reward_mean")[-1] if trained else None, "kl": record.metric("kl")[-1] if trained else None,
+        "correlation": sum(correlations) / len(correlations) if correlations else None,
     }  # fmt: skip
 
 
