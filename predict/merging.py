@@ -45,8 +45,9 @@ def merge(parts: Sequence[tuple[Unit, Frames]]) -> tuple[Frames, list[str]]:
 
 
 def _made_again(runs: pl.DataFrame) -> list[str]:
-    """Runs that were executed on several machines."""
-    return runs.filter(pl.col("machine").n_unique().over("run_id") > 1)["run_id"].unique().sort().to_list()
+    """Runs that were executed on several machines; a base model is only written down, wherever it is first used."""
+    executed = runs.filter(pl.col("stage") != "base")
+    return executed.filter(pl.col("machine").n_unique().over("run_id") > 1)["run_id"].unique().sort().to_list()
 
 
 def _marked(frames: Frames, holder: int, is_packed: bool) -> Frames:

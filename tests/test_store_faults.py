@@ -322,6 +322,12 @@ def test_a_run_made_again_on_another_machine_counts_with_this_workspaces_numbers
     ]
 
 
+def test_a_base_model_that_two_machines_wrote_down_was_not_made_again(study, tmp_path):
+    other = RunFolder(Path(shutil.copytree(study.home / "runs/base", tmp_path / "other/base")))
+    elsewhere(other)
+    assert predict.ingest(study.home, [other.path])["made_again"] == []
+
+
 def test_of_two_packed_studies_of_different_machines_the_first_counts(study, tmp_path):
     predict.ingest(study.home)
     predict.export(study.home, tmp_path / "first")
