@@ -76,7 +76,8 @@ def fill(path: Path, units: Sequence[Unit], forecasts: pl.DataFrame, old: Old, s
         InputError: a file is malformed, or sources contradict each other. OSError: the disk is full.
     """
     try:
-        with duckdb.connect(str(path)) as connection:
+        # One thread: several add up a mean in another order each time, and its last bit breaks ties between ranks.
+        with duckdb.connect(str(path), config={"threads": 1}) as connection:
             connection.execute(SCHEMA_SQL.read_text(encoding="utf-8"))
             connection.begin()
             read, again = _fill(connection, units, forecasts, old)

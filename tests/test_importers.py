@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import polars as pl
@@ -29,8 +28,7 @@ RESULTS = "lm_eval/studies__lab__bases__l4-behaved-s0"
 def logs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("logs")
     for name in ("lm_eval", "trl", "trackers", "prime_rl"):
-        with tarfile.open(GOLDEN / f"{name}.tar.gz") as archive:
-            archive.extractall(folder, filter="data")
+        shutil.unpack_archive(GOLDEN / f"{name}.tar.gz", folder)
     (folder / "inspect.json").write_bytes(gzip.decompress((GOLDEN / "inspect.json.gz").read_bytes()))
     return folder
 

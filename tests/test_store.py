@@ -207,6 +207,16 @@ def test_deleting_the_store_loses_nothing(small, tmp_path):
     assert_equal_views(home, views(small.home, "checkpoints", "rl_runs", "curves", "forecasts"))
 
 
+@pytest.mark.slow
+def test_the_same_runs_give_the_same_numbers_to_the_last_bit(tmp_path):
+    """Half a million counts, which several threads would add up in another order each time."""
+    homes = [tmp_path / name for name in "abc"]
+    for home in homes:
+        predict.ingest(home, [PACKED.with_name("study")])
+    first, *others = [predict.query(home, "SELECT * FROM checkpoints ORDER BY ALL").write_json() for home in homes]
+    assert all(other == first for other in others)
+
+
 def test_export_and_ingest_give_the_same_views(lab, tmp_path):
     facts = predict.export(lab, tmp_path / "packed")
     assert facts["bytes"] == sum(path.stat().st_size for path in (tmp_path / "packed").iterdir())

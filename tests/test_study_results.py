@@ -151,7 +151,8 @@ PARTS = {  # stage, data seed, behaviours, examples, epochs, learning rate: as p
     "twins": ("sft", 2, "{}", 1536, 4, 0.006),
     "doses": ("sft", 1, "{}", 3072, 1, 0.002),
     "behaviors": ("sft", 1, '{"reflection": 0.5}', 384, 4, 0.002),
-    "other": ("sft", 1, "{}", 256, 8, 0.001),
+    "prospective": ("sft", 1, "{}", 256, 8, 0.001),
+    "other": ("sft", 3, "{}", 384, 8, 0.001),
 }
 
 
@@ -160,7 +161,7 @@ def test_each_checkpoint_is_of_the_part_it_was_made_for():
     frame = pl.DataFrame(list(PARTS.values()), schema=columns, orient="row", infer_schema_length=None)
     found = runs_of_study.with_parts(frame)
     assert found["part"].to_list() == list(PARTS)
-    assert found["setting"].to_list() == [None, "gentle", "few examples", "long and hot", None, None, None]
+    assert found["setting"].to_list() == [None, "gentle", "few examples", "long and hot", None, None, None, None]
 
 
 def test_checkpoints_are_those_of_the_frozen_recipe_with_the_outcome_of_rl_seed_0():

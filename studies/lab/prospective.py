@@ -8,9 +8,11 @@ from runs_of_study import store
 import predict
 from predict.intervals import spearman
 
+FROZEN = "rl_loss_style_free"
+"""The rule that PROTOCOL.md freezes; the others were forecast beside it for comparison."""
 FORECASTS = """SELECT f.*, c.base_model, c.cell FROM forecasts f
 LEFT JOIN (SELECT DISTINCT run_id || '@' || step AS id, base_model, cell FROM checkpoints) c USING (id)
-WHERE measured IS NOT NULL ORDER BY predictor, base_model, variant"""
+WHERE measured IS NOT NULL ORDER BY predictor, base_model, variant, sft_learning_rate, id"""
 
 
 def scored() -> Iterator[tuple[str, pl.DataFrame]]:
@@ -20,7 +22,6 @@ def scored() -> Iterator[tuple[str, pl.DataFrame]]:
         return
     yield "By rule", pl.DataFrame([_summary(rows) for _, rows in frame.group_by("predictor", maintain_order=True)])
     columns = [
-        "predictor",
         "base_model",
         "variant",
         "sft_learning_rate",
@@ -31,7 +32,7 @@ def scored() -> Iterator[tuple[str, pl.DataFrame]]:
         "high",
         "measured",
     ]
-    yield "By checkpoint", frame.select(*columns, "before_rl")
+    yield f"By checkpoint, {FROZEN}", frame.filter(predictor=FROZEN).select(*columns, "before_rl")
 
 
 def _summary(rows: pl.DataFrame) -> dict[str, object]:

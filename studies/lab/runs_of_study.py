@@ -95,6 +95,7 @@ def _part() -> pl.Expr:
         .when(pl.col("data_seed") == 0).then(pl.lit("first"))
         .when(plain & pl.col("setting").is_not_null()).then(pl.col("data_seed").replace_strict({1: "core", 2: "twins"}, default="other"))
         .when(plain & (pl.col("epochs") == 1)).then(pl.lit("doses"))
+        .when(pl.col("n_examples") == 256).then(pl.lit("prospective"))
         .when((pl.col("data_seed") == 1) & pl.col("n_examples").is_in([96, 384])).then(pl.lit("behaviors"))
         .otherwise(pl.lit("other"))
     )  # fmt: skip
