@@ -5,7 +5,8 @@
 
 A study is n runs with a measured outcome (mean of two RL seeds) and eight candidates. Its kind is what the straight line of the
 forecaster gets right or wrong: linear, saturating, heteroscedastic, or linear with one collapsed run drawn exchangeably over the n runs
-and the first candidate, on which coverage is counted there.
+and the first candidate, on which coverage is counted there. In studies of few bases the runs of a base share part of their misfit, and the
+candidate is of a new base.
 """
 
 import argparse
@@ -17,11 +18,15 @@ import polars as pl
 import predict
 from predict.calibration import brier_score, interval_figures, log_skill, reliability
 from predict.forecasting import DRAWS, p_best
+from predict.intervals import clusters_of
 from predict.prediction import t_interval
 
 KINDS = ("linear", "saturating", "heteroscedastic", "outlier")
 SIZES = (9, 12, 18, 30, 60)
 CANDIDATES = 8
+BASES = (4, 8, 12)
+RUNS_OF_BASE = 6
+SHARED = (0.0, 0.3, 0.7)
 
 
 def study(kind: str, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -55,6 +60,24 @@ def one(kind: str, n: int, rng: np.random.Generator, predictor: str = "pass_at_6
     }  # fmt: skip
 
 
+def few_bases(bases: int, shared: float, rng: np.random.Generator) -> dict:
+    """Whether 90 and 50 % intervals held a run of a new base: rows taken as independent, and a base's rows as sharing an error."""
+    base = np.repeat(np.arange(bases + 1), RUNS_OF_BASE)
+    x = np.sqrt(0.7) * rng.standard_normal(bases + 1)[base] + np.sqrt(0.3) * rng.standard_normal(len(base))
+    misfit = np.sqrt(shared) * rng.standard_normal(bases + 1)[base] + np.sqrt(1 - shared) * rng.standard_normal(len(base))
+    seen, new, y = base < bases, int(len(base) - 1), x + misfit
+    kinds = {"rows": None, "by base": clusters_of(base[seen].tolist())}
+    row: dict = {"bases": bases, "shared": shared}
+    for level in (0.9, 0.5):
+        for kind, clusters in kinds.items():
+            low, high = t_interval(x[seen, None], y[seen], x[[new], None], level, clusters)
+            row |= {
+                f"{level:.0%} {kind}": float(low[0] <= y[new] <= high[0]),
+                f"width {level:.0%} {kind}": float(high[0] - low[0]),
+            }
+    return row
+
+
 def figures(rows: pl.DataFrame, by: str | None = None) -> pl.DataFrame:
     """Coverage with its standard error, width, interval score beside the t interval's, and the skill of P(best)."""
     columns = [
@@ -81,6 +104,10 @@ def main() -> None:
     each = range(options.studies)
     rows = pl.DataFrame([one(kind, n, rng) for kind in KINDS for n in SIZES for _ in each])
     bent = pl.DataFrame([one("saturating", n, rng, "saturating(pass_at_64)") for n in SIZES[1:] for _ in each[::2]])
+    of_bases = np.random.default_rng(options.seed)
+    few = pl.DataFrame(
+        [few_bases(bases, part, of_bases) for bases in BASES for part in SHARED for _ in range(10 * options.studies)]
+    )
     wrong = pl.col("kind").is_in(["saturating", "heteroscedastic"])
     tables = {
         "Pooled": figures(rows),
@@ -88,6 +115,9 @@ def main() -> None:
         "By size": figures(rows, "n"),
         "Linear, where the t interval is right, by size": figures(rows.filter(kind="linear"), "n"),
         "Saturating, forecast by saturating(pass_at_64)": figures(bent, "n"),
+        f"Few bases of {RUNS_OF_BASE} runs, by the share of the misfit that a base's runs share": few.group_by(
+            "bases", "shared", maintain_order=True
+        ).mean(),
         "P(best) of eight, pooled": best_table(rows),
         "P(best) of eight where the straight line is right (linear)": best_table(rows.filter(kind="linear")),
         "P(best) of eight where it is wrong (saturating, heteroscedastic)": best_table(rows.filter(wrong)),

@@ -24,15 +24,16 @@ def merge(parts: Sequence[tuple[Unit, Frames]]) -> tuple[Frames, list[str]]:
 
     A packed study of the same execution (equal `created_at`) is a copy of a run folder, perhaps of an earlier state: where both have
     a row of equal key, the folder's counts. Another machine (versions and hardware of run.json) rounds otherwise, so what it measured
-    of the same run differs: the first unit's row counts, run folders first. In all other cases rows of equal key must be equal but for
-    their provenance.
+    of the same run differs: the first unit's row counts, run folders first. A run that was broken off in one unit and ended in another is
+    the one that ended. In all other cases rows of equal key must be equal but for their provenance.
 
     Raises:
         InputError: they are not; the message names the run, the field and both places.
     """
     order = sorted(parts, key=lambda part: part[0].is_packed)
     folders = [unit.folder.as_posix() for unit, _ in order]
-    frames = [_marked(frames, holder, unit.is_packed) for holder, (unit, frames) in enumerate(order)]
+    kept = _without_broken_off([frames for _, frames in order])
+    frames = [_marked(part, holder, unit.is_packed) for holder, ((unit, _), part) in enumerate(zip(order, kept, strict=True))]
     again = _made_again(pl.concat([part["runs"] for part in frames]))
     merged: Frames = {}
     for table in KEYS:
@@ -42,6 +43,20 @@ def merge(parts: Sequence[tuple[Unit, Frames]]) -> tuple[Frames, list[str]]:
     counts = pl.concat([part["evaluations"] for part in frames])
     merged["evaluations"] = counts.join(chosen, on=["holder", *JOB], how="semi", maintain_order="left")
     return {table: frame.select(list(SCHEMAS[table])) for table, frame in merged.items()}, again
+
+
+def _without_broken_off(parts: Sequence[Frames]) -> list[Frames]:
+    """The parts without their rows of runs that only another part saw the end of."""
+    runs = pl.concat([part["runs"].select("run_id", "status") for part in parts])
+    ended = runs.filter(pl.col("status") != "running")["run_id"].to_list()
+    gone = [part["runs"].filter(pl.col("status") == "running", pl.col("run_id").is_in(ended)) for part in parts]
+    return [
+        {
+            table: rows if table == "forecast_files" else rows.join(broken, on="run_id", how="anti", maintain_order="left")
+            for table, rows in part.items()
+        }
+        for part, broken in zip(parts, gone, strict=True)
+    ]
 
 
 def _made_again(runs: pl.DataFrame) -> list[str]:

@@ -1,12 +1,13 @@
 """Prediction intervals of one more outcome.
 
-Few clusters and a straight line: the t interval of least squares. From FEWEST_FOR_CV clusters on, and for every other predictor: CV+ with
-whole clusters left out, one at a time or in 20 folds, which with single rows is the jackknife+ (Barber et al. 2021, "Predictive inference with
+Few clusters and a straight line: the t interval of least squares, its variance split into that between clusters and that within. From
+FEWEST_FOR_CV clusters on, and for every other predictor: CV+ with whole clusters left out, one at a time or in 20 folds, which with single rows is the jackknife+ (Barber et al. 2021, "Predictive inference with
 the jackknife+", arXiv 1905.02928). It assumes nothing of the errors but exchangeable clusters. The plain quantile of leave-one-out
 residuals covers too little and is not used.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ def prediction_intervals(
         UsageError: too few clusters for an interval of this kind.
     """
     if uses_line(predictor, clusters):
-        return [t_interval(X, y, new, level) for level in levels]
+        return [t_interval(X, y, new, level, clusters) for level in levels]
     if len(clusters) < FEWEST_WITHOUT_LINE:
         raise UsageError(
             f"{predictor.name}: a 90 % interval without a linear model needs at least {FEWEST_WITHOUT_LINE} independent runs or cells, "
@@ -83,12 +84,69 @@ def leverage(X: Array, new: Array) -> Array:
     return np.einsum("ij,jk,ik->i", rows, np.linalg.pinv(design.T @ design), rows)
 
 
-def t_interval(X: Array, y: Array, new: Array, level: float) -> tuple[Array, Array]:
-    """Prediction interval of least squares for one new outcome: fit -+ t s sqrt(1 + leverage)."""
-    coefficients, _, variance, freedom = least_squares(X, y)
-    points = with_intercept(X, new) @ coefficients
-    half = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance * (1 + leverage(X, new)))
-    return points - half, points + half
+def t_interval(X: Array, y: Array, new: Array, level: float, clusters: list[Rows] | None = None) -> tuple[Array, Array]:
+    """Prediction interval of least squares for one new outcome, of a cluster that was not fitted on: fit -+ t s.
+
+    Rows of one cluster may share an error, of which few clusters tell little. Without clusters, or where what they share is not above 0,
+    s^2 is the residual variance x (1 + leverage).
+    """
+    coefficients, inverse, variance, freedom = least_squares(X, y)
+    rows = with_intercept(X, new)
+    weights = rows @ inverse @ with_intercept(X, X).T
+    shared = _shared_errors(X, y, clusters) if clusters else None
+    if shared is None:
+        spread, degrees = variance * (1 + (weights**2).sum(axis=1)), np.full(len(new), float(freedom))
+    else:
+        spread, degrees = shared.of_prediction(weights)
+    half = stats.t.ppf((1 + level) / 2, degrees) * np.sqrt(spread)
+    return rows @ coefficients - half, rows @ coefficients + half
+
+
+@dataclass(frozen=True)
+class _SharedErrors:
+    """y = X b + u_cluster + e: mean squares of the residuals between clusters and within, and their degrees of freedom.
+
+    E[between] = var(e) + size var(u), E[within] = var(e): Henderson 1953, method 3. With equal clusters and no signal, the analysis of
+    variance, and `size` is the clusters'.
+    """
+
+    member: Array
+    """Row i in cluster j: 1, else 0, (n, J)."""
+    between: float
+    within: float
+    degrees_between: int
+    degrees_within: int
+    size: float
+
+    def of_prediction(self, weights: Array) -> tuple[Array, Array]:
+        """Variance of outcome - prediction for predictions weights (m, n) @ y, and its degrees of freedom (Satterthwaite 1946), (m,)."""
+        times_u, times_e = 1 + ((weights @ self.member) ** 2).sum(axis=1), 1 + (weights**2).sum(axis=1)
+        of_between, of_within = times_u / self.size * self.between, (times_e - times_u / self.size) * self.within
+        spread = of_between + of_within
+        return spread, spread**2 / (of_between**2 / self.degrees_between + of_within**2 / self.degrees_within)
+
+
+def _shared_errors(X: Array, y: Array, clusters: list[Rows]) -> _SharedErrors | None:
+    """None where no shared error is seen: clusters of one row, too few rows, or no more variance between clusters than within."""
+    member = np.zeros((len(y), len(clusters)))
+    for number, rows in enumerate(clusters):
+        member[rows, number] = 1.0
+    _, inverse, variance, freedom = least_squares(X, y)
+    inside, degrees_within = _unexplained(np.column_stack([member, X]), y)
+    degrees_between = freedom - degrees_within
+    if degrees_within < 1 or degrees_between < 1:
+        return None
+    between, within = (variance * freedom - inside) / degrees_between, inside / degrees_within
+    sums = with_intercept(X, X).T @ member
+    size = (len(y) - np.einsum("ij,ik,kj->", sums, inverse, sums)) / degrees_between  # trace of Z' (I - H) Z
+    return _SharedErrors(member, between, within, degrees_between, degrees_within, float(size)) if between > within else None
+
+
+def _unexplained(design: Array, y: Array) -> tuple[float, int]:
+    """Residual sum of squares of least squares, and its degrees of freedom."""
+    coefficients, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    residual = y - design @ coefficients
+    return float(residual @ residual), len(y) - int(rank)
 
 
 def least_squares(X: Array, y: Array) -> tuple[Array, Array, float, int]:

@@ -66,6 +66,20 @@ def test_the_interval_of_the_mean_is_students():
     assert (found["low"], found["high"]) == pytest.approx((y.mean() - half, y.mean() + half), abs=1e-6)
 
 
+def test_the_interval_of_the_mean_of_equal_clusters_is_that_of_the_analysis_of_variance():
+    """var(u) = (MSB - MSW) / 4; a new run has var(u) (1 + 1/5) + var(e) (1 + 1/20), degrees of freedom by Satterthwaite."""
+    values = np.random.default_rng(3).normal(size=(5, 1)) + np.random.default_rng(4).normal(size=(5, 4))
+    between, within = 4 * values.mean(axis=1).var(ddof=1), values.var(axis=1, ddof=1).mean()
+    assert between / within == pytest.approx(stats.f_oneway(*values).statistic)
+    on_between, on_within = 1.2 / 4 * between, (1.05 - 1.2 / 4) * within
+    variance = on_between + on_within
+    degrees = variance**2 / (on_between**2 / 4 + on_within**2 / 15)
+    half = stats.t.ppf(0.95, degrees) * np.sqrt(variance)
+    runs = pl.DataFrame({"signal": np.arange(20.0), "y": values.ravel(), "base": np.arange(20) // 4})
+    low, high = fitted("mean", runs, group="base").intervals(np.zeros((1, 1)), 0.9)
+    assert (low[0], high[0]) == pytest.approx((values.mean() - half, values.mean() + half))
+
+
 @pytest.mark.parametrize(
     ("name", "estimator"),
     [
@@ -153,10 +167,11 @@ def coverage(rows: int, noise, *, replicates: int = 150, size: int = 1) -> float
     ("rows", "size", "noise"),
     [
         (10, 1, lambda rng, n: 0.05 * rng.normal(size=n)),
+        (5, 6, lambda rng, n: 0.05 * rng.normal(size=n)),
         (24, 1, lambda rng, n: 0.05 * rng.standard_t(2, size=n)),
         (20, 2, lambda rng, n: 0.05 * rng.normal(size=n)),
     ],
-    ids=["t interval", "CV+ with outliers", "CV+ with twins"],
+    ids=["t interval", "t interval of five bases", "CV+ with outliers", "CV+ with twins"],
 )
 def test_90_percent_intervals_cover_90_percent_of_exchangeable_outcomes(rows, size, noise):
     assert 0.83 <= coverage(rows, noise, size=size) <= 0.97

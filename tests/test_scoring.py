@@ -161,12 +161,19 @@ def test_pairwise_accuracy_by_hand(report):
     assert report["signal"].pairwise_accuracy == pytest.approx(np.mean(right))
 
 
-def test_coverage_is_the_share_of_left_out_rows_in_the_interval_of_statsmodels(report):
-    X, inside = sm.add_constant(columns("signal")), []
-    for train, test in LeaveOneGroupOut().split(X, Y, GROUPS):
-        frame = sm.OLS(Y[train], X[train]).fit().get_prediction(X[test]).summary_frame(alpha=0.1)
-        inside += list((frame["obs_ci_lower"] <= Y[test]) & (Y[test] <= frame["obs_ci_upper"]))
-    assert report["signal"].coverage_90 == pytest.approx(np.mean(inside))
+def test_coverage_and_interval_score_are_of_the_intervals_of_statsmodels():
+    """Of 16 groups of one run each, which share no error."""
+    runs = simulated(groups=16, size=1)
+    y, X, inside, scores = runs["y"].to_numpy(), sm.add_constant(columns("signal", frame=runs)), [], []
+    for train, test in LeaveOneOut().split(X):
+        frame = sm.OLS(y[train], X[train]).fit().get_prediction(X[test]).summary_frame(alpha=0.1)
+        low, high = frame["obs_ci_lower"].item(), frame["obs_ci_upper"].item()
+        inside.append(low <= y[test].item() <= high)
+        scores.append(high - low + 20 * max(low - y[test].item(), y[test].item() - high, 0))
+    assert not all(inside)
+    found = predict.score(runs, outcome="y", predictors=["signal"], group="family")["signal"]
+    assert found.coverage_90 == pytest.approx(np.mean(inside))
+    assert found.interval_score_90 == pytest.approx(np.mean(scores))
 
 
 def test_regret_of_the_choice_among_all_candidates():
@@ -332,15 +339,6 @@ def test_p_values_over_all_predictors_are_adjusted_and_added_columns_are_tested(
 def test_the_sum_of_squares_and_kendalls_tau_stand_beside(report):
     assert report.sst == pytest.approx(((Y - Y.mean()) ** 2).sum())
     assert report["signal"].kendall == pytest.approx(stats.kendalltau(RUNS["signal"], Y).statistic)
-
-
-def test_the_interval_score_is_of_the_intervals_of_statsmodels(report):
-    X, scores = sm.add_constant(columns("signal")), []
-    for train, test in LeaveOneGroupOut().split(X, Y, GROUPS):
-        frame = sm.OLS(Y[train], X[train]).fit().get_prediction(X[test]).summary_frame(alpha=0.1)
-        low, high = frame["obs_ci_lower"].to_numpy(), frame["obs_ci_upper"].to_numpy()
-        scores += list(high - low + 20 * (np.maximum(low - Y[test], 0) + np.maximum(Y[test] - high, 0)))
-    assert report["signal"].interval_score_90 == pytest.approx(np.mean(scores))
 
 
 def test_the_interval_of_a_difference_is_the_jackknife_over_groups_with_every_fold_refitted(report):

@@ -328,6 +328,25 @@ def test_a_base_model_that_two_machines_wrote_down_was_not_made_again(study, tmp
     assert predict.ingest(study.home, [other.path])["made_again"] == []
 
 
+@pytest.mark.parametrize("source", ["run folder", "packed"])
+def test_a_run_broken_off_in_one_place_is_the_run_that_ended_in_another(study, tmp_path, source):
+    """A study packed while it ran, and then run again where nothing was left of it."""
+    predict.ingest(study.home)
+    before = views(study.home, *ALL)
+    home = shutil.copytree(study.home, tmp_path / "broken")
+    broken = RunFolder.of(home, "rl")
+    run = broken.run
+    run.status, run.steps, run.finished_at, run.created_at = "running", 0, None, "2020-01-01T00:00:00+00:00"
+    broken.write(run)
+    broken.log(1, {"reward_mean": 0.9})
+    place = broken.path
+    if source == "packed":
+        predict.ingest(home)
+        predict.export(home, place := tmp_path / "packed")
+    assert predict.ingest(study.home, [place])["made_again"] == []
+    assert_equal_views(study.home, before)
+
+
 def test_of_two_packed_studies_of_different_machines_the_first_counts(study, tmp_path):
     predict.ingest(study.home)
     predict.export(study.home, tmp_path / "first")

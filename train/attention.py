@@ -225,12 +225,13 @@ def build_library() -> ctypes.CDLL | None:
     if compiler is None or os.environ.get("FORERUN_COMPILED") == "0":
         return None
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    identity = content_hash([SOURCE.read_text(), FLAGS, _instructions(), os.path.realpath(compiler)])
+    flags = (*FLAGS, "-mno-avx512f") if torch.backends.cpu.get_cpu_capability() == "AVX2" else FLAGS  # as wide as torch's
+    identity = content_hash([SOURCE.read_text(), flags, _instructions(), os.path.realpath(compiler)])
     target = root / "forerun" / f"attention-{identity}.so"
     try:
         if not target.exists():
             with atomic_file(target) as partial:
-                subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(partial)], check=True, capture_output=True)
+                subprocess.run([compiler, *flags, str(SOURCE), "-o", str(partial)], check=True, capture_output=True)
         return ctypes.CDLL(str(target))
     except (OSError, subprocess.CalledProcessError):
         return None

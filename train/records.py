@@ -232,7 +232,7 @@ def commit() -> str | None:
 
 @cache
 def hardware() -> dict[str, Any]:
-    """Processor, its widest vectors and threads: what bitwise reproduction depends on."""
+    """Processor, vector instructions and threads: what bitwise reproduction depends on."""
     threads = os.environ.get("OMP_NUM_THREADS")
     return {"processor": processor(), "vectors": vectors(), "cores": os.cpu_count(), "threads": int(threads) if threads else None}
 
@@ -242,10 +242,12 @@ def processor() -> str:
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
-def vectors() -> str | None:
-    """The widest vector instructions: one name is given to processors with and without them. None where the system does not say."""
-    known = _cpuinfo("flags").split()
-    return next((name for name in ("avx512f", "avx2", "avx") if name in known), None)
+def vectors() -> str:
+    """The vector instructions that torch uses, which decide how it rounds: the processor's widest, or what ATEN_CPU_CAPABILITY says."""
+    import torch  # here alone: records are read without it
+
+    used = torch.backends.cpu.get_cpu_capability().lower()
+    return "avx512f" if used == "avx512" else used
 
 
 def _cpuinfo(field: str) -> str:

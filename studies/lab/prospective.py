@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 import polars as pl
-from runs_of_study import store
+from runs_of_study import of_parts, store
 
 import predict
 from predict.intervals import spearman
+from predict.predictors import parse
 
 FROZEN = "rl_loss_style_free"
 """The rule that PROTOCOL.md freezes; the others were forecast beside it for comparison."""
@@ -33,6 +34,24 @@ def scored() -> Iterator[tuple[str, pl.DataFrame]]:
         "measured",
     ]
     yield f"By checkpoint, {FROZEN}", frame.filter(predictor=FROZEN).select(*columns, "before_rl")
+    lines = [rows for (name,), rows in frame.group_by("predictor", maintain_order=True) if parse(str(name)).linear]
+    yield "Afterwards: the same points, in intervals that let a base's rows share an error", pl.DataFrame(map(_afterwards, lines))
+
+
+def _afterwards(frozen: pl.DataFrame) -> dict[str, object]:
+    """A frozen rule fitted again on the rows it was fitted on, its intervals as the library makes them now."""
+    runs = of_parts("core", "starts", "behaviors", "twins")
+    fitted = predict.Forecaster(frozen["predictor"][0], outcome="outcome_seed_0", group="base_model").fit(runs)
+    now = fitted.forecast(of_parts("prospective")).frame().select("id", "point", "low", "high", "low_50", "high_50")
+    both = frozen.select("id", "measured", old="point", frozen=pl.col("high") - pl.col("low")).join(now, on="id")
+    figures = both.select(
+        (pl.col("point") - pl.col("old")).abs().max().alias("points differ by"),
+        pl.col("frozen").mean().alias("width 90 frozen"),
+        (pl.col("high") - pl.col("low")).mean().alias("width 90"),
+        pl.col("measured").is_between("low_50", "high_50").mean().alias("inside 50"),
+        pl.col("measured").is_between("low", "high").mean().alias("inside 90"),
+    )
+    return {"predictor": frozen["predictor"][0], **figures.row(0, named=True)}
 
 
 def _summary(rows: pl.DataFrame) -> dict[str, object]:

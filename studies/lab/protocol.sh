@@ -24,7 +24,10 @@ prospective() {
         {variant: vary-256, sft.learning_rate: 0.001}, {variant: short-256, sft.learning_rate: 0.001}, {variant: long-256, sft.learning_rate: 0.001},
         {variant: vary-256, sft.learning_rate: 0.004}, {variant: short-256, sft.learning_rate: 0.004}, {variant: long-256, sft.learning_rate: 0.004}]" "$@"
 }
+# A run rounds as its processor's vectors do: the first ones and the doses were made with AVX-512, all others with AVX2, which a processor that has both can be told to use.
+vectors() { if grep -qw avx512f /proc/cpuinfo 2>/dev/null; then export ATEN_CPU_CAPABILITY="$1"; fi; }
 for name in $parts; do
+    case $name in smoke | doses) vectors avx512 ;; *) vectors avx2 ;; esac
     case $name in
     smoke) train study studies/lab/study.yaml --home "$home" --workers "$workers" --set "bases=[l4-behaved-s0]" \
         --set "include=[{variant: vary-384, sft.learning_rate: 0.006, sft.epochs: 4}, {variant: short-768, sft.epochs: 2}]" ;;

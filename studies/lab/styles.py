@@ -4,10 +4,12 @@
 
 Takes the SFT runs of a workspace that have an RL run and samples 64 problems of `dev` x 32 from both. The style is that of
 the first step; `order` and `value` say what went wrong first in a wrong answer: a step before its parents were solved,
-or a wrong number. `--record` keeps the shares of the styles as signals of the runs and passes over those that have them.
+or a wrong number. `--record` keeps the shares of the styles as signals of the runs, and passes over those that have them in the
+store: `predict ingest` before and after. Checkpoints whose weights are elsewhere (a packed study) are counted and passed over.
 """
 
 import argparse
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,6 @@ from curate import arithmetic
 from curate.answers import Verdict, verify
 from curate.behaviors import BEHAVIORS, STYLES
 from curate.examples import Problem
-from curate.files import read_jsonl
 from curate.graphs import Graph, parse_statements
 from predict import store
 from train import checkpoints, rendering
@@ -34,6 +35,8 @@ METHOD = f"first step of {PROBLEMS} problems of dev x {SAMPLES}, temperature 1"
 CHECKPOINTS = """SELECT max(r.run_id) AS after, r.start_run_id AS before, c.base_model, c.variant, c.sft_learning_rate AS rate
 FROM rl_runs r JOIN checkpoints c ON c.run_id = r.start_run_id AND c.rl_recipe = r.rl_recipe
 WHERE c.variant LIKE '{variant}' AND r.status IN ('done', 'collapsed') GROUP BY ALL ORDER BY base_model, variant, rate, before"""
+
+RECORDED = "SELECT DISTINCT run_id FROM signals WHERE name ^@ 'style_'"
 
 
 @dataclass
@@ -70,29 +73,30 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     runs = store.query(options.home, CHECKPOINTS.format(variant=options.variant))
+    recorded = set(store.query(options.home, RECORDED)["run_id"]) if options.record else set()
     problems = arithmetic.problems(size=PROBLEMS, operations=(3, 9), split="dev", seed=1)
     columns = [*(f"{style}: share, right" for style in STYLES), *BEHAVIORS, "order", "value", "tokens"]
     print("| base | training set | RL | right | " + " | ".join(columns) + " |")
     print("| --- " * (4 + len(columns)) + "|")
+    elsewhere = 0
     for run in runs.to_dicts():
         for when in [options.when] if options.when else ["before", "after"]:
-            checkpoint = checkpoints.resolve(run[when], options.home)
-            record = RunFolder(options.home / "runs" / run[when])
-            if options.record and _recorded(record):
+            if run[when] in recorded:
                 continue
-            written = measured(checkpoint.folder, problems)
+            if not (options.home / "runs" / run[when]).exists():
+                elsewhere += 1
+                continue
+            written = measured(checkpoints.resolve(run[when], options.home).folder, problems)
             print(
                 f"| {run['base_model']} | {run['variant']} lr {run['rate']:g} | {when} | " + " | ".join(written.cells) + " |",
                 flush=True,
             )
             if options.record:
+                record = RunFolder(options.home / "runs" / run[when])
                 for name in STYLES:
                     record.signal(record.run.steps, f"style_{name}_share", written.styles[name] / written.completions, METHOD)
-
-
-def _recorded(record: RunFolder) -> bool:
-    path = record.path / "signals.jsonl"
-    return path.exists() and any(row["name"].startswith("style_") for _, row in read_jsonl(path, torn_tail=True))
+    if elsewhere:
+        print(f"\n{elsewhere} checkpoints are not in {options.home / 'runs'}: not measured", file=sys.stderr)
 
 
 def measured(folder: Path, problems: list[Problem]) -> Written:
