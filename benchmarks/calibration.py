@@ -17,9 +17,9 @@ import polars as pl
 
 import predict
 from predict.calibration import brier_score, interval_figures, log_skill, reliability
-from predict.forecasting import DRAWS, p_best
+from predict.forecasting import DRAWS, LEVELS, p_best
 from predict.intervals import clusters_of
-from predict.prediction import t_interval
+from predict.prediction import t_intervals
 
 KINDS = ("linear", "saturating", "heteroscedastic", "outlier")
 SIZES = (9, 12, 18, 30, 60)
@@ -50,7 +50,7 @@ def one(kind: str, n: int, rng: np.random.Generator, predictor: str = "pass_at_6
     truth, new = y[counted], x[counted, None]
     low, high = forecaster.intervals(new, 0.9)
     found = interval_figures(truth, low, high)
-    line = interval_figures(truth, *t_interval(x[:n, None], y[:n], new, 0.9))
+    line = interval_figures(truth, *t_intervals(x[:n, None], y[:n], new, [0.9])[0])
     probability = np.maximum(p_best(forecaster.true_levels(x[n:, None])), 1 / DRAWS)  # draws cannot tell less from 0
     probability /= probability.sum()
     best = int(level[n:].argmax())
@@ -68,13 +68,11 @@ def few_bases(bases: int, shared: float, rng: np.random.Generator) -> dict:
     seen, new, y = base < bases, int(len(base) - 1), x + misfit
     kinds = {"rows": None, "by base": clusters_of(base[seen].tolist())}
     row: dict = {"bases": bases, "shared": shared}
-    for level in (0.9, 0.5):
-        for kind, clusters in kinds.items():
-            low, high = t_interval(x[seen, None], y[seen], x[[new], None], level, clusters)
-            row |= {
-                f"{level:.0%} {kind}": float(low[0] <= y[new] <= high[0]),
-                f"width {level:.0%} {kind}": float(high[0] - low[0]),
-            }
+    found = {kind: t_intervals(x[seen, None], y[seen], x[[new], None], LEVELS, clusters) for kind, clusters in kinds.items()}
+    for place, level in enumerate(LEVELS):
+        for kind, intervals in found.items():
+            (low,), (high,) = intervals[place]
+            row |= {f"{level:.0%} {kind}": float(low <= y[new] <= high), f"width {level:.0%} {kind}": float(high - low)}
     return row
 
 

@@ -1,9 +1,9 @@
 """Prediction intervals of one more outcome.
 
 Few clusters and a straight line: the t interval of least squares, its variance split into that between clusters and that within. From
-FEWEST_FOR_CV clusters on, and for every other predictor: CV+ with whole clusters left out, one at a time or in 20 folds, which with single rows is the jackknife+ (Barber et al. 2021, "Predictive inference with
-the jackknife+", arXiv 1905.02928). It assumes nothing of the errors but exchangeable clusters. The plain quantile of leave-one-out
-residuals covers too little and is not used.
+FEWEST_FOR_CV clusters on, and for every other predictor: CV+ with whole clusters left out, one at a time or in 20 folds, which with
+single rows is the jackknife+ (Barber et al. 2021, "Predictive inference with the jackknife+", arXiv 1905.02928). It assumes nothing of the
+errors but exchangeable clusters. The plain quantile of leave-one-out residuals covers too little and is not used.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def prediction_intervals(
         UsageError: too few clusters for an interval of this kind.
     """
     if uses_line(predictor, clusters):
-        return [t_interval(X, y, new, level, clusters) for level in levels]
+        return t_intervals(X, y, new, levels, clusters)
     if len(clusters) < FEWEST_WITHOUT_LINE:
         raise UsageError(
             f"{predictor.name}: a 90 % interval without a linear model needs at least {FEWEST_WITHOUT_LINE} independent runs or cells, "
@@ -84,8 +84,10 @@ def leverage(X: Array, new: Array) -> Array:
     return np.einsum("ij,jk,ik->i", rows, np.linalg.pinv(design.T @ design), rows)
 
 
-def t_interval(X: Array, y: Array, new: Array, level: float, clusters: list[Rows] | None = None) -> tuple[Array, Array]:
-    """Prediction interval of least squares for one new outcome, of a cluster that was not fitted on: fit -+ t s.
+def t_intervals(
+    X: Array, y: Array, new: Array, levels: Sequence[float], clusters: list[Rows] | None = None
+) -> list[tuple[Array, Array]]:
+    """Prediction intervals of least squares for one new outcome, of a cluster that was not fitted on: fit -+ t s, at each level.
 
     Rows of one cluster may share an error, of which few clusters tell little. Without clusters, or where what they share is not above 0,
     s^2 is the residual variance x (1 + leverage).
@@ -98,8 +100,9 @@ def t_interval(X: Array, y: Array, new: Array, level: float, clusters: list[Rows
         spread, degrees = variance * (1 + (weights**2).sum(axis=1)), np.full(len(new), float(freedom))
     else:
         spread, degrees = shared.of_prediction(weights)
-    half = stats.t.ppf((1 + level) / 2, degrees) * np.sqrt(spread)
-    return rows @ coefficients - half, rows @ coefficients + half
+    points, error = rows @ coefficients, np.sqrt(spread)
+    halves = [stats.t.ppf((1 + level) / 2, degrees) * error for level in levels]
+    return [(points - half, points + half) for half in halves]
 
 
 @dataclass(frozen=True)
@@ -132,25 +135,18 @@ def _shared_errors(X: Array, y: Array, clusters: list[Rows]) -> _SharedErrors | 
     for number, rows in enumerate(clusters):
         member[rows, number] = 1.0
     _, inverse, variance, freedom = least_squares(X, y)
-    inside, degrees_within = _unexplained(np.column_stack([member, X]), y)
+    _, _, within, degrees_within = least_squares(np.column_stack([member, X]), y)  # an intercept adds nothing to `member`
     degrees_between = freedom - degrees_within
     if degrees_within < 1 or degrees_between < 1:
         return None
-    between, within = (variance * freedom - inside) / degrees_between, inside / degrees_within
+    between = (variance * freedom - within * degrees_within) / degrees_between
     sums = with_intercept(X, X).T @ member
     size = (len(y) - np.einsum("ij,ik,kj->", sums, inverse, sums)) / degrees_between  # trace of Z' (I - H) Z
     return _SharedErrors(member, between, within, degrees_between, degrees_within, float(size)) if between > within else None
 
 
-def _unexplained(design: Array, y: Array) -> tuple[float, int]:
-    """Residual sum of squares of least squares, and its degrees of freedom."""
-    coefficients, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
-    residual = y - design @ coefficients
-    return float(residual @ residual), len(y) - int(rank)
-
-
 def least_squares(X: Array, y: Array) -> tuple[Array, Array, float, int]:
-    """Coefficients (intercept first), (X'X)^-1, residual variance and its degrees of freedom."""
+    """Coefficients (intercept first), (X'X)^-1, residual variance and its degrees of freedom; NaN where there are none."""
     design = with_intercept(X, X)
     coefficients, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
     freedom = len(y) - int(rank)
@@ -158,7 +154,7 @@ def least_squares(X: Array, y: Array) -> tuple[Array, Array, float, int]:
     return (
         np.asarray(coefficients, float),
         np.asarray(np.linalg.pinv(design.T @ design), float),
-        float(residual @ residual / freedom),
+        float(residual @ residual / freedom) if freedom else np.nan,
         freedom,
     )
 

@@ -161,17 +161,37 @@ def test_pairwise_accuracy_by_hand(report):
     assert report["signal"].pairwise_accuracy == pytest.approx(np.mean(right))
 
 
-def test_coverage_and_interval_score_are_of_the_intervals_of_statsmodels():
-    """Of 16 groups of one run each, which share no error."""
-    runs = simulated(groups=16, size=1)
-    y, X, inside, scores = runs["y"].to_numpy(), sm.add_constant(columns("signal", frame=runs)), [], []
-    for train, test in LeaveOneOut().split(X):
-        frame = sm.OLS(y[train], X[train]).fit().get_prediction(X[test]).summary_frame(alpha=0.1)
-        low, high = frame["obs_ci_lower"].item(), frame["obs_ci_upper"].item()
-        inside.append(low <= y[test].item() <= high)
-        scores.append(high - low + 20 * max(low - y[test].item(), y[test].item() - high, 0))
+def interval_by_parts(x: np.ndarray, y: np.ndarray, groups: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """90 % interval of a new group's runs: variance components from two fits of statsmodels (Henderson's method 3), Satterthwaite's t."""
+    X, row = sm.add_constant(x), sm.add_constant(new, has_constant="add")
+    line, member = sm.OLS(y, X).fit(), (groups[:, None] == np.unique(groups)).astype(float)
+    frame = line.get_prediction(row).summary_frame(alpha=0.1)
+    alone = frame["obs_ci_lower"].to_numpy(), frame["obs_ci_upper"].to_numpy()
+    if len(y) == member.shape[1]:
+        return alone
+    both, weights = sm.OLS(y, np.column_stack([member, x])).fit(), row @ np.linalg.pinv(X)
+    count = line.df_resid - both.df_resid
+    if (line.ssr - both.ssr) / count <= both.mse_resid:
+        return alone
+    size = np.trace(member.T @ (np.eye(len(y)) - X @ np.linalg.pinv(X)) @ member) / count
+    of_group = ((line.ssr - both.ssr) / count - both.mse_resid) / size
+    on_group, on_run = 1 + ((weights @ member) ** 2).sum(axis=1), 1 + (weights**2).sum(axis=1)
+    variance = on_group * of_group + on_run * both.mse_resid
+    between, within = on_group / size * (line.ssr - both.ssr) / count, (on_run - on_group / size) * both.mse_resid
+    half = stats.t.ppf(0.95, variance**2 / (between**2 / count + within**2 / both.df_resid)) * np.sqrt(variance)
+    return row @ line.params - half, row @ line.params + half
+
+
+@pytest.mark.parametrize(("groups", "size"), [(8, 3), (16, 1)], ids=["groups of three", "single runs"])
+def test_coverage_and_interval_score_are_of_the_intervals_of_statsmodels(groups, size):
+    runs = simulated(groups, size)
+    x, y, of, inside, scores = columns("signal", frame=runs), runs["y"].to_numpy(), runs["family"].to_numpy(), [], []
+    for train, test in LeaveOneGroupOut().split(x, y, of):
+        low, high = interval_by_parts(x[train], y[train], of[train], x[test])
+        inside += list((low <= y[test]) & (y[test] <= high))
+        scores += list(high - low + 20 * (np.maximum(low - y[test], 0) + np.maximum(y[test] - high, 0)))
     assert not all(inside)
-    found = predict.score(runs, outcome="y", predictors=["signal"], group="family")["signal"]
+    found = predict.score(runs, outcome="y", group="family", predictors=["signal"])["signal"]
     assert found.coverage_90 == pytest.approx(np.mean(inside))
     assert found.interval_score_90 == pytest.approx(np.mean(scores))
 

@@ -4,8 +4,8 @@
 
 Takes the SFT runs of a workspace that have an RL run and samples 64 problems of `dev` x 32 from both. The style is that of
 the first step; `order` and `value` say what went wrong first in a wrong answer: a step before its parents were solved,
-or a wrong number. `--record` keeps the shares of the styles as signals of the runs, and passes over those that have them in the
-store: `predict ingest` before and after. Checkpoints whose weights are elsewhere (a packed study) are counted and passed over.
+or a wrong number. `--record` keeps the shares of the styles as signals of the runs, and passes over those that have them.
+Checkpoints whose weights are elsewhere (a packed study) are counted and passed over.
 """
 
 import argparse
@@ -35,7 +35,6 @@ METHOD = f"first step of {PROBLEMS} problems of dev x {SAMPLES}, temperature 1"
 CHECKPOINTS = """SELECT max(r.run_id) AS after, r.start_run_id AS before, c.base_model, c.variant, c.sft_learning_rate AS rate
 FROM rl_runs r JOIN checkpoints c ON c.run_id = r.start_run_id AND c.rl_recipe = r.rl_recipe
 WHERE c.variant LIKE '{variant}' AND r.status IN ('done', 'collapsed') GROUP BY ALL ORDER BY base_model, variant, rate, before"""
-
 RECORDED = "SELECT DISTINCT run_id FROM signals WHERE name ^@ 'style_'"
 
 
@@ -72,31 +71,29 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    runs = store.query(options.home, CHECKPOINTS.format(variant=options.variant))
+    store.ingest(options.home)
+    runs = store.query(options.home, CHECKPOINTS.format(variant=options.variant)).to_dicts()
     recorded = set(store.query(options.home, RECORDED)["run_id"]) if options.record else set()
+    whens = [options.when] if options.when else ["before", "after"]
+    wanted = [(run, when) for run in runs for when in whens if run[when] not in recorded]
+    here = [(run, when) for run, when in wanted if (options.home / "runs" / run[when]).exists()]
     problems = arithmetic.problems(size=PROBLEMS, operations=(3, 9), split="dev", seed=1)
     columns = [*(f"{style}: share, right" for style in STYLES), *BEHAVIORS, "order", "value", "tokens"]
     print("| base | training set | RL | right | " + " | ".join(columns) + " |")
     print("| --- " * (4 + len(columns)) + "|")
-    elsewhere = 0
-    for run in runs.to_dicts():
-        for when in [options.when] if options.when else ["before", "after"]:
-            if run[when] in recorded:
-                continue
-            if not (options.home / "runs" / run[when]).exists():
-                elsewhere += 1
-                continue
-            written = measured(checkpoints.resolve(run[when], options.home).folder, problems)
-            print(
-                f"| {run['base_model']} | {run['variant']} lr {run['rate']:g} | {when} | " + " | ".join(written.cells) + " |",
-                flush=True,
-            )
-            if options.record:
-                record = RunFolder(options.home / "runs" / run[when])
-                for name in STYLES:
-                    record.signal(record.run.steps, f"style_{name}_share", written.styles[name] / written.completions, METHOD)
-    if elsewhere:
-        print(f"\n{elsewhere} checkpoints are not in {options.home / 'runs'}: not measured", file=sys.stderr)
+    for run, when in here:
+        written = measured(checkpoints.resolve(run[when], options.home).folder, problems)
+        cells = [run["base_model"], f"{run['variant']} lr {run['rate']:g}", when, *written.cells]
+        print("| " + " | ".join(cells) + " |", flush=True)
+        if options.record:
+            _record(RunFolder(options.home / "runs" / run[when]), written)
+    if len(here) < len(wanted):
+        print(f"\n{len(wanted) - len(here)} checkpoints are not in {options.home / 'runs'}: not measured", file=sys.stderr)
+
+
+def _record(record: RunFolder, written: Written) -> None:
+    for name in STYLES:
+        record.signal(record.run.steps, f"style_{name}_share", written.styles[name] / written.completions, METHOD)
 
 
 def measured(folder: Path, problems: list[Problem]) -> Written:
@@ -154,7 +151,7 @@ def _results(words: list[str]) -> list[tuple[str, str]]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--home", type=Path, required=True, help="a workspace with an ingested store")
+    parser.add_argument("--home", type=Path, required=True, help="a workspace")
     parser.add_argument("--variant", default="%", help="SQL LIKE pattern of the training set")
     parser.add_argument("--when", choices=("before", "after"), help="of RL; default: both")
     parser.add_argument("--record", action="store_true", help="keep the shares as signals of the runs")
