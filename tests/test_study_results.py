@@ -22,6 +22,9 @@ import prospective  # noqa: E402
 import runs_of_study  # noqa: E402
 from within import Within, compared  # noqa: E402
 
+import predict  # noqa: E402
+from predict import report  # noqa: E402
+
 
 @pytest.fixture
 def study() -> pl.DataFrame:
@@ -252,3 +255,16 @@ def test_every_table_of_the_document_is_what_its_command_prints():
         rows, kept = ([line for line in part.splitlines() if line.startswith("|")] for part in (output, told[section]))
         assert len(rows) == len(kept), section
         assert [row for row, old in zip(rows, kept, strict=True) if not same_row(row, old)] == [], section
+
+
+@pytest.mark.slow
+def test_every_figure_of_the_document_is_what_its_command_draws(tmp_path):
+    text = (ROOT / "docs/results.md").read_text()
+    recipe = re.search(r"--rl-recipe (\w+)`", text)[1]
+    names = re.findall(r"\(figures/([\w-]+\.svg)\)", text)
+    assert sorted(names) == sorted(path.name for path in (ROOT / "docs/figures").iterdir())
+    predict.ingest(tmp_path, [ROOT / "studies/lab/study", ROOT / "studies/lab/runs"])
+    report.write(tmp_path, tmp_path / "report", rl_recipe=recipe)
+    for name in names:
+        drawn, kept = (folder / name for folder in (tmp_path / "report/figures", ROOT / "docs/figures"))
+        assert same_row(drawn.read_text(), kept.read_text()), name
