@@ -35,7 +35,9 @@ LIMITS: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
     "memory_limit": "4GB",
     "max_temp_directory_size": "0B",
+    "threads": 1,
 }
+"""Of a connection that reads. One thread, as where the store is filled: several add up a mean in another order each time."""
 
 
 def database(home: Path) -> Path:
