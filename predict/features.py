@@ -24,7 +24,7 @@ LOSSES_ON_ONE_SET = ("gen_loss", "gen_loss_style_free", "gen_loss_result", "loss
 HELDOUT = ("heldout_hash", "heldout", "heldout_set")
 """Columns that say on which held-out set a loss was measured."""
 _OTHER_SET = re.compile(r"own|^rl_", re.IGNORECASE)  # losses that are meant to be of another set than the shared one
-_UP = re.compile(r"pass|acc|reward|coverage|mixed|signal", re.IGNORECASE)
+_UP = re.compile(r"pass|acc|reward|coverage|mixed|signal|influence|agreement", re.IGNORECASE)
 _DOWN = re.compile(r"loss|nll|ppl|perplexity", re.IGNORECASE)
 _SHARE = re.compile(r"pass|acc|share|score|post|reward", re.IGNORECASE)
 _TERM = re.compile(r"(?:(log|logit)\()?([^()+,]+?)\)?")

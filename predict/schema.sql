@@ -158,8 +158,12 @@ WITH wide AS (
            any_value(value) FILTER (k = 64) AS pass_at_64, any_value(value) FILTER (k = 128) AS pass_at_128,
            any_value(value) FILTER (k = 256) AS pass_at_256
     FROM checkpoint_pass WHERE purpose = 'signals' GROUP BY run_id, step
-), entropies AS (
-    SELECT run_id, step, arg_max(value, rowid) AS entropy_t1 FROM signals WHERE name = 'entropy_t1' GROUP BY run_id, step
+), scalars AS ( -- the latest of each name
+    SELECT run_id, step, arg_max(value, rowid) FILTER (name = 'entropy_t1') AS entropy_t1,
+           arg_max(value, rowid) FILTER (name = 'influence') AS influence,
+           arg_max(value, rowid) FILTER (name = 'co_influence') AS co_influence,
+           arg_max(value, rowid) FILTER (name = 'gradient_agreement') AS gradient_agreement
+    FROM signals GROUP BY run_id, step
 ), on_rl_problems AS (
     SELECT run_id, step, any_value(value) FILTER (k = 1) AS rl_pass_at_1, any_value(value) FILTER (k = 8) AS rl_pass_at_8,
            any_value(value) FILTER (k = 32) AS rl_pass_at_32, any_value(counts.mixed_share) AS rl_mixed_share,
@@ -169,13 +173,13 @@ WITH wide AS (
 ), ids AS (
     SELECT run_id, step FROM wide UNION SELECT run_id, step FROM checkpoint_losses
 )
-SELECT ids.run_id, ids.step, wide.* EXCLUDE (run_id, step), losses.* EXCLUDE (run_id, step), entropy_t1,
-       mixed_share, expected_signal, mean_tokens, truncated_share, on_rl_problems.* EXCLUDE (run_id, step)
+SELECT ids.run_id, ids.step, wide.* EXCLUDE (run_id, step), losses.* EXCLUDE (run_id, step),
+       scalars.* EXCLUDE (run_id, step), mixed_share, expected_signal, mean_tokens, truncated_share, on_rl_problems.* EXCLUDE (run_id, step)
 FROM ids
 LEFT JOIN wide USING (run_id, step)
 LEFT JOIN on_rl_problems USING (run_id, step)
 LEFT JOIN checkpoint_losses losses USING (run_id, step)
-LEFT JOIN entropies USING (run_id, step)
+LEFT JOIN scalars USING (run_id, step)
 LEFT JOIN (SELECT * FROM checkpoint_counts WHERE purpose = 'signals') USING (run_id, step);
 
 -- One row per RL run, with the state it was left in.

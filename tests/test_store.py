@@ -27,7 +27,8 @@ CONTRACT = {
     "rl_runs": "run_id rl_seed rl_recipe status post_pass_at_1 post_pass_at_8 post_pass_at_64 post_tokens pass_at_1 gen_loss",
     "checkpoints": "run_id step base_model family dataset variant cell n_examples epochs length_mix behaviors sft_learning_rate "
     "data_seed sft_seed pass_at_1 pass_at_2 pass_at_4 pass_at_8 pass_at_16 pass_at_32 pass_at_64 pass_at_128 pass_at_256 "
-    "gen_loss gen_loss_own gen_loss_style_free gen_loss_result entropy_t1 mixed_share expected_signal mean_tokens "
+    "gen_loss gen_loss_own gen_loss_style_free gen_loss_result entropy_t1 influence co_influence gradient_agreement "
+    "mixed_share expected_signal mean_tokens "
     "truncated_share loss_over_min coverage_ratio early_reward_start early_reward_slope outcome_pass_at_1 outcome_sd "
     "n_rl_seeds outcome_pass_at_64 rl_recipe",
     "pass_at_k": "run_id step benchmark k value se",
@@ -431,6 +432,14 @@ def test_a_run_held_by_two_sources_is_counted_once(study, tmp_path):
     predict.export(study.home, tmp_path / "packed")
     predict.ingest(study.home, [tmp_path / "packed", study.home / "runs/rl"])
     assert_equal_views(study.home, before)
+
+
+def test_the_latest_figures_of_influence_are_columns_of_the_checkpoint(study):
+    folder = study.sft()
+    for name, value in (("influence", 1.0), ("co_influence", 9.0), ("gradient_agreement", 0.25), ("influence", 2.0)):
+        folder.signal(10, name, value, "m")
+    row = study.checkpoint()
+    assert [row[name] for name in ("influence", "co_influence", "gradient_agreement")] == [2.0, 9.0, 0.25]
 
 
 def test_a_torn_last_line_is_forgiven_and_the_last_row_of_a_repeated_step_counts(small):

@@ -1,4 +1,4 @@
-"""The `train` command: base, sft, grpo, dense-path, evaluate, budget, study. Torch is imported only once work begins."""
+"""The `train` command: base, sft, grpo, dense-path, evaluate, budget, influence, study. Torch is imported only once work begins."""
 
 import json
 import sys
@@ -124,12 +124,23 @@ def evaluate(config: ConfigFile, overrides: Overrides = None, home: Home = None,
 @app.command()
 def budget(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_json: AsJson = False) -> None:
     """Force a checkpoint's thinking to budgets: accuracy and tokens against each."""
+    _run_measure("budget", config, overrides, home, as_json)
+
+
+@app.command()
+def influence(config: ConfigFile, overrides: Overrides = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Measure how much an RL step on one problem helps another (BRIDGE), from gradients of a checkpoint's rollouts."""
+    _run_measure("influence", config, overrides, home, as_json)
+
+
+def _run_measure(stage: str, file: Path, overrides: list[str] | None, home: Path | None, as_json: bool) -> None:
+    """Run what returns a document, not a run."""
     from importlib import import_module
 
-    settings = _config("budget", config, overrides, home)
+    settings = _config(stage, file, overrides, home)
     _quiet_libraries()
-    module = import_module("train.budget")
-    document = module.main(settings, Reporter("budget", silent=as_json))
+    module = import_module(f"train.{stage}")
+    document = module.main(settings, Reporter(stage, silent=as_json))
     finish(document, as_json=as_json, text=lambda: print(module.table(document)))
 
 

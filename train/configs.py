@@ -294,6 +294,37 @@ class BudgetConfig(StageConfig):
         return self
 
 
+class InfluenceConfig(StageConfig):
+    """`train influence`: how much a step of RL on one problem helps another."""
+
+    PLACES: ClassVar[frozenset[str]] = StageConfig.PLACES | {"model", "sampler", "micro_batch_tokens"}
+
+    model: str
+    """A run id, `run_id@step`, or a Hugging Face folder."""
+    problems: ProblemSet
+    """What RL trains on; `num_samples` is the group size."""
+    targets: ProblemSet | None = None
+    """What RL is to help with; none: the problems themselves, each for every other."""
+    dimensions: int | None = Field(None, ge=64)
+    """Random directions that each gradient is projected on; none: it is kept whole, which takes 4 bytes a parameter and problem."""
+    temperature: float = Field(1.0, gt=0)
+    max_tokens: int = Field(120, ge=1)
+    micro_batch_tokens: int = Field(2048, gt=0)
+    """Padded completion tokens of one forward pass; gradients add up."""
+    sampler: Literal["native", "transformers"] = "native"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _has_groups(self) -> "InfluenceConfig":
+        for name, wanted in (("problems", self.problems), ("targets", self.targets)):
+            if wanted is not None and (wanted.num_samples < 2 or wanted.problems < 2):
+                raise ValueError(
+                    f"{name}: expected at least 2 problems and num_samples of at least 2, since rollouts of one problem "
+                    f"are compared, came problems: {wanted.problems}, num_samples: {wanted.num_samples}"
+                )
+        return self
+
+
 CONFIGS: dict[str, type[StageConfig]] = {
     "base": BaseConfig,
     "sft": SftConfig,
@@ -301,5 +332,6 @@ CONFIGS: dict[str, type[StageConfig]] = {
     "dense_path": DensePathConfig,
     "evaluate": EvaluateConfig,
     "budget": BudgetConfig,
+    "influence": InfluenceConfig,
 }
 """The config of each stage, by the name of its command and module."""
