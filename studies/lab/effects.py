@@ -1,4 +1,4 @@
-"""What holds of the runs themselves: controls, behaviours against their filler, convergence, learning rates, the paper's claims."""
+"""What holds of the runs themselves: controls, behaviours against their filler, influence, convergence, learning rates, the paper's claims."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from predictors import PRIMARY
-from runs_of_study import RECIPE, checkpoints, of_parts, recipe, runs, store, whole
+from runs_of_study import FEWEST_BASES, RECIPE, checkpoints, of_parts, recipe, runs, store, whole
 from scipy import stats
 from within import Within
 
@@ -21,6 +21,11 @@ PERMUTATIONS = 200
 KEPT = (32, 64, 128, 256)
 """Steps at which the long runs are measured."""
 OUTCOME = "outcome_pass_at_1"
+INFLUENCES = (
+    *("pass_at_1", "expected_signal", "influence", "co_influence", "gradient_agreement"),
+    *("pass_at_64", "pass_at_64+gradient_agreement", "expected_signal+co_influence"),
+)
+"""What BRIDGE says decides how well RL goes, beside the signals to beat."""
 FIGURES = ("pass_at_1", "pass_at_64", OUTCOME, "outcome_tokens")
 
 
@@ -115,6 +120,27 @@ def behaviors() -> Tables:
         for first, second in contrasts:
             sides = [kept.filter(pl.col("variant") == name, pl.col("epochs") < 32) for name in (first, second)]
             yield from contrast(f"{first} less {second}, {kind} bases", *sides, ["epochs"])
+
+
+def influence() -> Tables:
+    """BRIDGE's influence: whether it forecasts the outcome, and whether behaviours raise it."""
+    frame = of_parts("core", "behaviors").filter(pl.col("influence").is_not_null())
+    core = frame.filter(pl.col("part") == "core")
+    if core["base_model"].n_unique() < FEWEST_BASES:
+        return
+    report, rows = predict.score(core, predictors=list(INFLUENCES), group="base_model"), Within.of(core)
+    table = []
+    for one in report.predictors:
+        names = tuple(one.name.split("+"))
+        correlation = rows.correlation(one.name) if len(names) == 1 else None
+        table.append((one.name, one.n, one.spearman.value, one.r2_logo, rows.r2(names), correlation))
+    columns = ["predictor", "n", "Spearman", "R2", "R2 within", "correlation within"]
+    yield "Core, a base left out; within: centred within base x length mix", pl.DataFrame(table, schema=columns, orient="row")
+    for kind in ("behaved", "plain"):
+        kept = frame.filter(pl.col("base_model").str.contains(kind), pl.col("epochs") == 4)
+        for first, second in (("bridge-384", "filler-384"), ("bridge-384", "vary-384")):
+            sides = [kept.filter(pl.col("variant") == name) for name in (first, second)]
+            yield from contrast(f"{first} less {second}, {kind} bases", *sides, [], INFLUENCES[1:5])
 
 
 def convergence() -> Tables:

@@ -30,6 +30,7 @@ SECTIONS: dict[str, Section] = {
     "shifted": predictors.shifted,
     "controls": effects.controls,
     "behaviors": effects.behaviors,
+    "influence": effects.influence,
     "convergence": effects.convergence,
     "rates": effects.rates,
     "claims": effects.claims,
