@@ -213,6 +213,7 @@ def train(trainer: ForerunTrainer, job: Job, ended: Callable[[], str] = lambda: 
         _finish(trainer, job, ended)
     if trainer.accelerator.is_main_process:
         shutil.rmtree(job.states, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
     return job.record
 
 
@@ -258,8 +259,8 @@ def common_arguments(config: SftConfig | GrpoConfig, job: Job) -> dict[str, Any]
     }
 
 
-def arguments(kind: type[TrainingArguments], settings: TrlSettings, own: dict[str, Any]) -> Any:
-    """TRL's arguments: `own`, and of the user's extra ones those that `own` leaves open.
+def arguments(kind: type[TrainingArguments], settings: TrlSettings, own: dict[str, Any], **defaults: Any) -> Any:
+    """TRL's arguments: `own`, then the user's extra ones, then `defaults` that differ from TRL's.
 
     Raises:
         UsageError: an extra argument that TRL does not know, or that the run decides on.
@@ -274,10 +275,11 @@ def arguments(kind: type[TrainingArguments], settings: TrlSettings, own: dict[st
             instead = OWNED.get(name)
             hint = f"set {instead} instead" if instead else "take it out"
             raise UsageError(f"trl.extra.{name}: the run's own settings decide this; {hint}")
-    quiet = {"report_to": "none", "disable_tqdm": True, "optim": "adamw_torch", "dataloader_pin_memory": not own["use_cpu"]}
+    defaults |= {"report_to": "none", "disable_tqdm": True, "optim": "adamw_torch"}
+    defaults |= {"dataloader_pin_memory": not own["use_cpu"], "ddp_find_unused_parameters": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # that transformers 6 will name gradient_checkpointing otherwise
-        return kind(**{**quiet, **settings.extra, **own})
+        return kind(**{**defaults, **settings.extra, **own})
 
 
 def adapters(settings: TrlSettings) -> Any:

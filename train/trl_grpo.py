@@ -3,6 +3,8 @@
 What TRL does otherwise, and what is done about it here:
 - it tokenizes prompts with the tokenizer's special tokens: they are tokenized as `train.rendering` does;
 - a completion may end with any end token of the model's generation config: here with the tokenizer's alone;
+- it multiplies the KL penalty by the ratio of policies, whose gradient counts even where the ratio is 1 (`use_bias_correction_kl`): here it
+  does not, unless `trl.extra` says so;
 - groups of equal rewards have no advantage, but count in the loss's denominator, and in its KL penalty: with `mixed_groups_only` their
   tokens are masked out and the loss is scaled to the rows that are left; a batch without mixed groups takes no step.
 """
@@ -147,7 +149,7 @@ def make_trainer(config: GrpoConfig, job: Job, model: PreTrainedModel, order: li
         config,
         model=model,
         reward_funcs=_reward(config, job.tokenizer),
-        args=trl_backend.arguments(Arguments, config.trl, _own_arguments(config, job)),
+        args=trl_backend.arguments(Arguments, config.trl, _own_arguments(config, job), use_bias_correction_kl=False),
         train_dataset=Rows.from_dict({"prompt": prompts, "ground_truth": [problem.ground_truth for problem in order]}),
         processing_class=copy.deepcopy(job.tokenizer),  # TRL gives it a padding token; what is saved stays as it came
         peft_config=trl_backend.adapters(config.trl),
