@@ -19,6 +19,7 @@ from curate.build import build
 from curate.config import check_config
 from curate.errors import CheckFailed, InputError, UsageError
 from curate.recipe import Recipe
+from predict import store
 from train import checkpoints, evaluate, grpo, rendering, sft
 from train.cli import run_config
 from train.configs import EvaluateConfig, GrpoConfig, ProblemSet, SftConfig
@@ -35,7 +36,7 @@ needs_peft = pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="peft is not installed: pip install 'forerun[lora]'"
 )
 
-from train import trl_backend, trl_grpo, trl_sft  # noqa: E402  # they import TRL
+from train import trl_arguments, trl_backend, trl_grpo, trl_sft  # noqa: E402  # they import TRL
 
 ROOT = Path(__file__).parent.parent
 BASE = ROOT / "studies/lab/bases/l4-behaved-s0"
@@ -172,6 +173,7 @@ def test_settings_that_cannot_be_meant_are_refused(data, tmp_path, make, setting
         (sft_config, {"trl": {"extra": {"warmup_steps": 3}}}, UsageError, "set warmup_share or warmup_steps instead"),
         (sft_config, {"trl": {"extra": {"adam_epsilom": 1}}}, UsageError, "did you mean 'adam_epsilon'"),
         (grpo_config, {"trl": {"extra": {"num_generations": 2}}}, UsageError, "extra.num_generations: the run's own"),
+        (grpo_config, {"trl": {"rollouts": "colocate"}}, UsageError, "needs vLLM, which is not installed"),
         (sft_config, {"max_length": 20}, InputError, "more than max_length 20; nothing is cut"),
     ],
 )
@@ -180,6 +182,31 @@ def test_what_trl_cannot_be_given_stops_the_run_before_it_starts(data, tmp_path,
     with pytest.raises(error, match=message):
         (sft if make is sft_config else grpo).main(config)
     assert not list(tmp_path.glob("runs/*/metrics.jsonl"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_an_error(data, tmp_path):
+    with pytest.raises(UsageError, match="torch sees no GPU here; set device: cpu"):
+        sft.main(sft_config(data, tmp_path, device="cuda"))
+
+
+def test_a_launcher_may_not_change_the_precision_unseen(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as `accelerate launch --mixed_precision bf16` does
+    with pytest.raises(UsageError, match=r"told mixed precision bf16, the run says no; set trl.bf16 to agree"):
+        sft.main(sft_config(data, tmp_path))
+
+
+def test_vllm_gets_the_flags_of_trl(data, tmp_path, monkeypatch):
+    """The flags alone: vLLM itself needs a GPU."""
+    monkeypatch.setattr(trl_grpo, "find_spec", lambda _: True)
+    config = grpo_config(data, tmp_path, trl={"rollouts": "server", "vllm_server": "http://gpu:8000", "extra": {"top_p": 0.9}})
+    run = grpo_run(config, checkpoints.resolve(str(BASE), tmp_path), open_problems(data / "mixed"))
+    own = trl_grpo._own_arguments(config, job_of(config, run, None, 3))
+    made = trl_arguments.arguments(trl_grpo.Arguments, config.trl, own)
+    assert (made.use_vllm, made.vllm_mode, made.vllm_server_base_url, made.top_p) == (True, "server", "http://gpu:8000", 0.9)
+    assert (made.num_generations, made.generation_batch_size, made.temperature, made.max_steps) == (4, 16, 1.0, 3)
+    with pytest.raises(UsageError, match="sampler runs in one process, came 2"):
+        trl_grpo.rollout_arguments(grpo_config(data, tmp_path).trl, 2)
 
 
 @pytest.mark.parametrize(("package", "settings"), [("trl", {}), ("peft", {"trl": {"lora_rank": 4}})])
@@ -267,7 +294,7 @@ def test_an_sft_run_on_trl_leaves_the_folder_that_a_native_run_leaves(data, tmp_
         assert distance(weights(ours, step), weights(theirs, step)) < 0.02 * distance(weights(ours, step), base)
 
 
-def test_a_run_on_trl_can_be_measured_and_gone_on_from_and_is_not_run_twice(data, tmp_path):
+def test_a_run_on_trl_can_be_measured_stored_and_gone_on_from_and_is_not_run_twice(data, tmp_path, capsys):
     record = sft.main(sft_config(data, tmp_path, dataset=data / "few"))
     reference = f"{record.run.run_id}@{record.run.steps}"
     problems = ProblemSet(set="A", problems=2, num_samples=2, operations=(2, 3))
@@ -277,6 +304,13 @@ def test_a_run_on_trl_can_be_measured_and_gone_on_from_and_is_not_run_twice(data
     again = grpo.main(grpo_config(data, tmp_path, "native", model=f"{trained.run.run_id}@1", steps=1))
     assert trained.run.parent == {"run_id": record.run.run_id, "step": record.run.steps}
     assert again.run.parent == {"run_id": trained.run.run_id, "step": 1} and again.run.status == "done"
+    assert capsys.readouterr().out == ""  # standard output is the command's
+    store.ingest(tmp_path)
+    asked = "select stage, status, engine, parent_run_id from runs where engine like 'trl%' order by stage"
+    assert store.query(tmp_path, asked).rows() == [
+        ("grpo", "done", trained.run.engine, record.run.run_id),
+        ("sft", "done", "trl", record.run.parent["run_id"]),
+    ]
     before = (trained.path / "run.json").stat().st_mtime_ns, rows(trained)
     assert grpo.main(grpo_config(data, tmp_path, model=record.run.run_id, steps=1)).path == trained.path
     assert sft.main(sft_config(data, tmp_path, dataset=data / "few")).path == record.path
@@ -425,8 +459,8 @@ def broken_off(stage, config, after: int) -> RunFolder:
     ("stage", "make", "settings"),
     [
         (sft, sft_config, {"micro_batch_tokens": 128}),
-        (grpo, grpo_config, {"steps": 5, "max_tokens": 30, "updates": 2}),
-        (grpo, grpo_config, {"steps": 5, "max_tokens": 30, "trl": {"rollouts": "generate"}, "micro_batch_tokens": 240}),
+        (grpo, grpo_config, {"steps": 4, "max_tokens": 24, "updates": 2}),
+        (grpo, grpo_config, {"steps": 4, "max_tokens": 24, "trl": {"rollouts": "generate"}, "micro_batch_tokens": 240}),
     ],
 )
 def test_a_run_that_was_broken_off_ends_with_the_weights_of_an_unbroken_one(data, tmp_path, stage, make, settings):

@@ -1,6 +1,7 @@
 """Which loop trains: ours, or TRL's trainers. Settings and lookup only, torch-free; the work is in `trl_sft` and `trl_grpo`."""
 
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, ClassVar, Literal
@@ -10,6 +11,7 @@ from pydantic import Field
 from curate.config import Config
 from curate.errors import UsageError
 
+TRL = "1.16."
 Engine = Literal["native", "trl"]
 
 
@@ -45,8 +47,10 @@ def trl_stage(stage: str) -> ModuleType:
     """The module that runs a stage on TRL.
 
     Raises:
-        UsageError: TRL is not installed.
+        UsageError: TRL is not installed, or of another version than it was written for.
     """
     if find_spec("trl") is None:
         raise UsageError("engine: trl needs TRL, which is not installed; pip install 'forerun[trl]', or set engine: native")
+    if not version("trl").startswith(TRL):
+        raise UsageError(f"engine: trl is written for TRL {TRL}x, came {version('trl')}; pip install 'forerun[trl]'")
     return import_module(f"train.trl_{stage}")

@@ -5,12 +5,9 @@ Written for the TRL that pyproject.toml names: it overrides methods that TRL doe
 
 import contextlib
 import copy
-import dataclasses
-import difflib
 import math
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -21,14 +18,14 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 
-from curate.errors import CheckFailed, UsageError
+from curate.errors import CheckFailed
 from curate.files import read_json, write_json
 from train import checkpoints
-from train.configs import EngineConfig, GrpoConfig, SftConfig
-from train.engines import TrlSettings
+from train.configs import EngineConfig
 from train.records import Run, RunFolder
+from train.trl_arguments import plain_warnings
 
 Progress = Callable[[int, int, dict[str, float]], None]
 Row = Callable[[int, dict[str, float]], tuple[dict[str, float], int]]
@@ -36,25 +33,6 @@ Row = Callable[[int, dict[str, float]], tuple[dict[str, float], int]]
 COUNTERS = "forerun.json"
 """The last file written into a state folder: one without it was cut off while it was written."""
 PACKAGES = ("trl", "accelerate", "datasets", "peft", "vllm", "deepspeed")
-OWNED = {
-    **dict.fromkeys(("num_train_epochs", "max_steps"), "epochs, max_steps or steps"),
-    **dict.fromkeys(("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio"), "warmup_share or warmup_steps"),
-    **dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps"), "micro_batch_tokens"),
-    **dict.fromkeys(("generation_batch_size", "steps_per_generation"), "problems and group_size"),
-    **dict.fromkeys(("max_length", "truncation_mode"), "max_length"),
-    **dict.fromkeys(
-        ("save_strategy", "save_steps", "save_total_limit", "save_only_model"), "save_seconds, keep_shares or keep_steps"
-    ),
-    **dict.fromkeys(("resume_from_checkpoint", "output_dir", "logging_steps", "logging_strategy", "logging_nan_inf_filter")),
-    **dict.fromkeys(("packing", "padding_free", "eval_packing", "dataset_kwargs", "dataset_text_field", "completion_only_loss")),
-    **dict.fromkeys(("assistant_only_loss", "eos_token", "pad_token", "chat_template_path", "chat_template_kwargs")),
-    **dict.fromkeys(("auto_find_batch_size", "remove_unused_columns", "average_tokens_across_devices", "shuffle_dataset")),
-    **dict.fromkeys(("do_eval", "eval_strategy", "eval_steps", "eval_on_start", "load_best_model_at_end", "push_to_hub")),
-    **dict.fromkeys(
-        ("reward_weights", "multi_objective_aggregation", "sync_ref_model", "model_init_kwargs", "optim_target_modules")
-    ),
-}
-"""Arguments of TRL that `trl.extra` may not set, as the run decides on them, and the setting of ours that does, if one does."""
 
 
 class ForerunTrainer(Trainer):
@@ -206,7 +184,8 @@ def train(trainer: ForerunTrainer, job: Job, ended: Callable[[], str] = lambda: 
         CheckFailed: the run diverged; its last weights are kept.
     """
     try:
-        trainer.train(resume_from_checkpoint=job.restore())
+        with plain_warnings():
+            trainer.train(resume_from_checkpoint=job.restore())
     except CheckFailed as error:
         raise _failed(trainer, job, error) from error
     if job.writes_run:
@@ -236,68 +215,6 @@ def _failed(trainer: ForerunTrainer, job: Job, error: CheckFailed) -> CheckFaile
         f"run {job.run.run_id} stopped after step {job.run.steps}: {error}; the weights of that step are kept in "
         f"{job.record.checkpoint(job.run.steps)}; lower learning_rate (now {job.run.config['learning_rate']})"
     )
-
-
-def common_arguments(config: SftConfig | GrpoConfig, job: Job) -> dict[str, Any]:
-    """TrainingArguments of both trainers."""
-    return {
-        "output_dir": str(job.states),
-        "max_steps": job.steps * job.updates,
-        "learning_rate": config.learning_rate,
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm,
-        "adam_beta1": 0.9,
-        "adam_beta2": 0.95,
-        "seed": config.seed,
-        "use_cpu": config.device == "cpu",
-        "bf16": config.trl.bf16,
-        "gradient_checkpointing": config.trl.gradient_checkpointing,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",
-        "average_tokens_across_devices": True,
-    }
-
-
-def arguments(kind: type[TrainingArguments], settings: TrlSettings, own: dict[str, Any], **defaults: Any) -> Any:
-    """TRL's arguments: `own`, then the user's extra ones, then `defaults` that differ from TRL's.
-
-    Raises:
-        UsageError: an extra argument that TRL does not know, or that the run decides on.
-    """
-    known = {entry.name for entry in dataclasses.fields(kind) if entry.init}
-    for name in settings.extra:
-        if name not in known:
-            close = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UsageError(f"trl.extra.{name}: {kind.__name__} of TRL has no such argument{hint}")
-        if name in own or name in OWNED:
-            instead = OWNED.get(name)
-            hint = f"set {instead} instead" if instead else "take it out"
-            raise UsageError(f"trl.extra.{name}: the run's own settings decide this; {hint}")
-    defaults |= {"report_to": "none", "disable_tqdm": True, "optim": "adamw_torch"}
-    defaults |= {"dataloader_pin_memory": not own["use_cpu"], "ddp_find_unused_parameters": False}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # that transformers 6 will name gradient_checkpointing otherwise
-        return kind(**{**defaults, **settings.extra, **own})
-
-
-def adapters(settings: TrlSettings) -> Any:
-    """The adapters to train in place of the weights, or None.
-
-    Raises:
-        UsageError: peft is not installed, or the weights are spread over processes.
-    """
-    if settings.lora_rank is None:
-        return None
-    try:
-        from peft import LoraConfig
-    except ImportError:
-        raise UsageError("trl.lora_rank needs peft, which is not installed; pip install 'forerun[lora]'") from None
-    if PartialState().distributed_type in ("FSDP", "DEEPSPEED"):
-        raise UsageError("trl.lora_rank: adapters are not merged where FSDP or DeepSpeed spreads the weights; use plain torchrun")
-    targets = settings.lora_targets if isinstance(settings.lora_targets, str) else list(settings.lora_targets)
-    return LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=targets, task_type="CAUSAL_LM")
 
 
 @contextlib.contextmanager

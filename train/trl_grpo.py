@@ -11,6 +11,7 @@ What TRL does otherwise, and what is done about it here:
 
 import copy
 import time
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -23,9 +24,10 @@ from trl import GRPOTrainer
 
 from curate.errors import UsageError
 from curate.examples import Problem
-from train import checkpoints, rendering, trl_backend
+from train import checkpoints, rendering, trl_arguments, trl_backend
 from train.configs import GrpoConfig
 from train.datasets import open_problems
+from train.engines import TrlSettings
 from train.identity import grpo_run
 from train.records import RunFolder, workspace
 from train.rewards import accuracy_reward
@@ -149,10 +151,10 @@ def make_trainer(config: GrpoConfig, job: Job, model: PreTrainedModel, order: li
         config,
         model=model,
         reward_funcs=_reward(config, job.tokenizer),
-        args=trl_backend.arguments(Arguments, config.trl, _own_arguments(config, job), use_bias_correction_kl=False),
+        args=trl_arguments.arguments(Arguments, config.trl, _own_arguments(config, job), use_bias_correction_kl=False),
         train_dataset=Rows.from_dict({"prompt": prompts, "ground_truth": [problem.ground_truth for problem in order]}),
         processing_class=copy.deepcopy(job.tokenizer),  # TRL gives it a padding token; what is saved stays as it came
-        peft_config=trl_backend.adapters(config.trl),
+        peft_config=trl_arguments.adapters(config.trl),
     )
     trainer.add_callback(NoStepWithoutGradient(trainer))
     Recorder(job, trainer, lambda _, logs: _row(trainer, logs))
@@ -162,14 +164,10 @@ def make_trainer(config: GrpoConfig, job: Job, model: PreTrainedModel, order: li
 def _own_arguments(config: GrpoConfig, job: Job) -> dict[str, Any]:
     """GRPOConfig of the run's settings."""
     world = PartialState().num_processes
-    if config.trl.rollouts == "sampler" and world > 1:
-        raise UsageError(f"trl.rollouts: sampler runs in one process, came {world}; set generate, colocate or server")
     rows = rows_at_once(config, world)
-    vllm = {"use_vllm": True, "vllm_mode": config.trl.rollouts} if config.trl.rollouts in ("colocate", "server") else {}
     return {
-        **trl_backend.common_arguments(config, job),
-        **vllm,
-        **({"vllm_server_base_url": config.trl.vllm_server} if config.trl.vllm_server else {}),
+        **trl_arguments.common_arguments(config, job.states, job.steps * job.updates),
+        **rollout_arguments(config.trl, world),
         "per_device_train_batch_size": rows,
         "gradient_accumulation_steps": config.problems * config.group_size // world // rows,
         "num_generations": config.group_size,
@@ -183,6 +181,21 @@ def _own_arguments(config: GrpoConfig, job: Job) -> dict[str, Any]:
         "scale_rewards": config.scale_rewards,
         "shuffle_dataset": False,
     }
+
+
+def rollout_arguments(settings: TrlSettings, processes: int) -> dict[str, Any]:
+    """Who samples.
+
+    Raises:
+        UsageError: our samplers among several processes, or vLLM where it is not installed.
+    """
+    if settings.rollouts == "sampler" and processes > 1:
+        raise UsageError(f"trl.rollouts: sampler runs in one process, came {processes}; set generate, colocate or server")
+    if settings.rollouts in ("sampler", "generate"):
+        return {"use_vllm": False}
+    if find_spec("vllm") is None:
+        raise UsageError(f"trl.rollouts: {settings.rollouts} needs vLLM, which is not installed; docs/trl.md says how")
+    return {"use_vllm": True, "vllm_mode": settings.rollouts, "vllm_server_base_url": settings.vllm_server}
 
 
 def rows_at_once(config: GrpoConfig, processes: int) -> int:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from trl import SFTConfig as Arguments
 from trl import SFTTrainer
 
-from train import checkpoints, rendering, trl_backend
+from train import checkpoints, rendering, trl_arguments, trl_backend
 from train.batches import IGNORE, TokenSequence, group_by_length
 from train.configs import SftConfig
 from train.datasets import open_dataset
@@ -64,7 +64,7 @@ def make_trainer(
     world = PartialState().num_processes
     passes = forward_passes(plan, [len(sequence.ids) for sequence in sequences], config.micro_batch_tokens, world)
     own = {
-        **trl_backend.common_arguments(config, job),
+        **trl_arguments.common_arguments(config, job.states, job.steps * job.updates),
         "per_device_train_batch_size": max(map(len, passes)),
         "gradient_accumulation_steps": len(passes) // len(plan) // world,
         "max_length": None,
@@ -72,10 +72,10 @@ def make_trainer(
     }
     trainer = PlannedSFTTrainer(
         model=model,
-        args=trl_backend.arguments(Arguments, config.trl, own),
+        args=trl_arguments.arguments(Arguments, config.trl, own),
         train_dataset=training_rows(sequences),
         processing_class=copy.deepcopy(job.tokenizer),  # TRL gives it a padding token; what is saved stays as it came
-        peft_config=trl_backend.adapters(config.trl),
+        peft_config=trl_arguments.adapters(config.trl),
     )
     trainer.micro_batches = passes
     trainer.rate_factor = lambda step: warmup_cosine(step, len(plan), config.warmup_share, config.final_share)
