@@ -5,6 +5,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from train.cli import run_config
 from train.configs import EvaluateConfig, GrpoConfig, ProblemSet, SftConfig
 from train.datasets import open_dataset, open_problems
 from train.identity import grpo_run, sft_run
-from train.loop import warmup_cosine
+from train.loop import adamw, warmup_cosine
 from train.loss import group_advantages
 from train.records import CheckpointId, RunFolder, run_id
 from train.rollout_steps import problem_order, sample_step
@@ -239,6 +240,19 @@ def test_loss_and_gradient_of_an_sft_update_equal_the_native_loops(data, tmp_pat
     assert torch.allclose(gradients(trainer.model), expected, atol=1e-5)
 
 
+def test_the_optimizer_is_the_native_loops(data, tmp_path):
+    config = sft_config(data, tmp_path, weight_decay=0.3)
+    model, tokenizer = checkpoints.load(BASE)
+    sequences = rendering.training_sequences(tokenizer, open_dataset(data / "mixed").train(), config.max_length)
+    run = sft_run(config, checkpoints.resolve(str(BASE), tmp_path), open_dataset(data / "mixed"))
+    theirs = trl_sft.make_trainer(config, job_of(config, run, tokenizer, 1), model, sequences, [[0]]).create_optimizer()
+    [ours] = adamw(model, config.learning_rate, config.weight_decay).param_groups
+    [used] = [group for group in theirs.param_groups if group["params"]]
+    assert {id(parameter) for parameter in used["params"]} == {id(parameter) for parameter in ours["params"]}
+    assert type(theirs) is torch.optim.AdamW
+    assert all(used[name] == ours[name] for name in ("lr", "betas", "eps", "weight_decay", "amsgrad"))
+
+
 def first_update(trainer) -> float:
     """Run TRL's forward and backward passes of the first optimizer step; the summed loss."""
     trainer.create_optimizer()
@@ -363,6 +377,16 @@ def test_rollouts_rewards_and_advantages_of_trl_are_the_native_loops(data, tmp_p
     assert asked == prompts
 
 
+def test_a_right_answer_that_was_cut_before_its_end_token_gets_nothing(data, tmp_path):
+    tokenizer = checkpoints.load(BASE)[1]
+    example = open_dataset(data / "mixed").train()[0]
+    sequence = rendering.training_sequence(tokenizer, example, 512)
+    whole = [token for token, counted in zip(sequence.ids, sequence.counted, strict=True) if counted]
+    reward = trl_grpo._reward(grpo_config(data, tmp_path), tokenizer)
+    truths = [example.problem.ground_truth, example.problem.ground_truth, "1" + example.problem.ground_truth]
+    assert reward(completion_ids=[whole, whole[:-1], whole], ground_truth=truths, prompts=[], completions=[]) == [1.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("mixed_groups_only", [True, False])
 @pytest.mark.parametrize(
     ("loss_type", "kl_coef"), [("grpo", 0.3), ("dr_grpo", 0.0), ("dr_grpo", 0.3), ("dapo", 0.0), ("dapo", 0.3)]
@@ -482,6 +506,21 @@ def test_a_run_that_was_broken_off_ends_with_the_weights_of_an_unbroken_one(data
     run = record.run
     assert (run.status, run.tokens, run.steps, run.created_at) == ("done", unbroken.run.tokens, unbroken.run.steps, created)
     assert not (record.path / "trl_state").exists()
+
+
+def test_a_run_whose_last_checkpoint_could_not_be_written_needs_no_step_more(data, tmp_path):
+    config = sft_config(data, tmp_path / "broken", dataset=data / "few", save_seconds=0)
+    record = RunFolder.of(config.home, sft.main(config).run.run_id)
+    whole = weights(record), rows(record)
+    shutil.rmtree(config.home)
+    record.path.mkdir(parents=True)
+    (record.path / "checkpoints").write_text("in the way")
+    with pytest.raises(OSError, match="checkpoints"):
+        sft.main(config)
+    assert record.run.status == "running"
+    (record.path / "checkpoints").unlink()
+    sft.main(config, lambda step, *_: pytest.fail(f"step {step} was taken again"))
+    assert record.run.status == "done" and equal(weights(record), whole[0]) and rows(record) == whole[1]
 
 
 @pytest.mark.slow
