@@ -150,7 +150,7 @@ def test_what_changes_the_numbers_is_part_of_the_identity_and_what_does_not_is_n
         (sft_config, {"trl": {"rollouts": "generate"}}, "SFT samples nothing"),
         (sft_config, {"trl": {"lora_alpha": 8}}, "need lora_rank"),
         (sft_config, {"trl": {"lora_ranks": 8}}, "lora_ranks"),
-        (grpo_config, {"sampler": "native", "trl": {"rollouts": "generate"}}, "set one of the two"),
+        (grpo_config, {"sampler": "transformers", "trl": {"rollouts": "generate"}}, "set one of the two"),
         (grpo_config, {"trl": {"rollouts": "server"}}, "go together"),
         (grpo_config, {"trl": {"vllm_server": "http://localhost:1"}}, "go together"),
         (grpo_config, {"trl": {"lora_rank": 4}}, "without adapters"),
@@ -159,6 +159,19 @@ def test_what_changes_the_numbers_is_part_of_the_identity_and_what_does_not_is_n
 def test_settings_that_cannot_be_meant_are_refused(data, tmp_path, make, settings, message):
     with pytest.raises(ValueError, match=message):
         make(data, tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (sft_config, {"engine": "native"}),
+        (sft_config, {"trl": {"lora_rank": 4, "lora_targets": ["q_proj"], "extra": {"adam_epsilon": 1e-6}}}),
+        (grpo_config, {"trl": {"rollouts": "generate", "lora_rank": 4}}),
+    ],
+)
+def test_settings_may_be_written_out_in_full_as_a_study_hands_them_on(data, tmp_path, make, settings):
+    config = make(data, tmp_path, **settings)
+    assert type(config).model_validate(config.model_dump(mode="json")) == config
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class EngineConfig(StageConfig):
     def _settings_of_the_engine(self) -> "EngineConfig":
         if self.engine == "native" and self.trl != TrlSettings():
             raise ValueError("trl: these are settings of `engine: trl`; set it, or leave them out")
-        if self.trl.lora_rank is None and {"lora_alpha", "lora_targets"} & self.trl.model_fields_set:
+        if self.trl.lora_rank is None and {"lora_alpha", "lora_targets"} & self.trl.science().keys():
             raise ValueError("trl: lora_alpha and lora_targets need lora_rank")
         return self
 
@@ -191,8 +191,8 @@ class GrpoConfig(EngineConfig, RolloutConfig):
 
     @model_validator(mode="after")
     def _one_sampler(self) -> "GrpoConfig":
-        if self.trl.rollouts != "sampler" and "sampler" in self.model_fields_set:
-            raise ValueError(f"sampler: not used where trl.rollouts is {self.trl.rollouts!r}; set one of the two")
+        if self.trl.rollouts != "sampler" and self.sampler != "native":
+            raise ValueError(f"sampler: {self.sampler} is not used where trl.rollouts is {self.trl.rollouts}; set one of the two")
         if self.trl.lora_rank and self.trl.rollouts == "sampler" and self.sampler == "native":
             raise ValueError("sampler: the native one reads weights without adapters; set sampler: transformers, or trl.rollouts")
         if (self.trl.rollouts == "server") != (self.trl.vllm_server is not None):

@@ -31,8 +31,8 @@ class TrlSettings(Config):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, more time."""
     rollouts: Literal["sampler", "generate", "colocate", "server"] = "sampler"
-    """GRPO only. `sampler`: the run's own `sampler`, hence the native loop's rollouts; one process. `generate`: TRL's, by transformers.
-    `colocate`, `server`: vLLM beside the trainer on the same GPUs, or behind HTTP."""
+    """GRPO only. `sampler`: the run's own `sampler`, hence the native loop's rollouts; one process. In place of it:
+    `generate`, TRL's own by transformers; `colocate`, `server`, vLLM beside the trainer on the same GPUs, or behind HTTP."""
     vllm_server: str | None = None
     """Base URL of the server."""
     extra: dict[str, Any] = {}
