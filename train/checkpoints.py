@@ -21,6 +21,7 @@ from curate.files import atomic_folder, read_json
 from train.records import CheckpointId, Run, RunFolder
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SHIPPED = Path(__file__).parent.parent / "studies"
@@ -130,11 +131,13 @@ def load(folder: Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrained
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write an ordinary Hugging Face folder, whole or not at all."""
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, weights: dict[str, Tensor] | None = None
+) -> None:
+    """Write an ordinary Hugging Face folder, whole or not at all; `weights` where the model does not hold all of them itself."""
     remove_partials(folder)
     with atomic_folder(folder, force=True) as partial, plain_os_errors(folder):
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
 
 

@@ -1,6 +1,7 @@
 """The `train` command: base, sft, grpo, dense-path, evaluate, budget, influence, study. Torch is imported only once work begins."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -78,6 +79,8 @@ def _run(stage: str, file: Path, overrides: list[str] | None, home: Path | None,
     config = _config(stage, file, overrides, home)
     _quiet_libraries()
     record = import_module(f"train.{stage}").main(config, Reporter(stage, silent=as_json))
+    if os.environ.get("RANK", "0") != "0":
+        return  # torchrun and accelerate launch start this command several times; the main process speaks
     run = record.run
     document = {"run_id": run.run_id, "step": run.steps, "stage": run.stage, "status": run.status, "folder": str(record.path)}
     finish(document, as_json=as_json, text=lambda: print(f"{run.stage} {run.run_id}@{run.steps} {run.status}: {record.path}"))

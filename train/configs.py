@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from curate.behaviors import Style
 from curate.config import Config
+from train.engines import Engine, TrlSettings
 
 Device = Literal["cpu", "cuda"]
 Purpose = Literal["signals", "rl_signals", "outcome", "outcome_shifted", "other"]
@@ -33,6 +34,30 @@ class StageConfig(Config):
         """The settings that decide the numbers, JSON-able: what a run is identified by."""
         untouched = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=set(self.PLACES | untouched))
+
+
+class EngineConfig(StageConfig):
+    """What the configs of stages share that either our loop or TRL's trainer runs."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"engine", "trl"})
+
+    engine: Engine = "native"
+    """`native`: our loops, one process. `trl`: TRL's trainers: several GPUs, bfloat16, LoRA, vLLM (docs/trl.md)."""
+    trl: TrlSettings = TrlSettings()
+    """Settings of `engine: trl` alone."""
+
+    def science(self) -> dict[str, Any]:
+        """As `StageConfig.science`; of the settings of TRL those that are set."""
+        found, own = super().science(), self.trl.science()
+        return {**{name: value for name, value in found.items() if name != "trl"}, **({"trl": own} if own else {})}
+
+    @model_validator(mode="after")
+    def _settings_of_the_engine(self) -> "EngineConfig":
+        if self.engine == "native" and self.trl != TrlSettings():
+            raise ValueError("trl: these are settings of `engine: trl`; set it, or leave them out")
+        if self.trl.lora_rank is None and {"lora_alpha", "lora_targets"} & self.trl.science().keys():
+            raise ValueError("trl: lora_alpha and lora_targets need lora_rank")
+        return self
 
 
 class BaseConfig(StageConfig):
@@ -63,7 +88,7 @@ class BaseConfig(StageConfig):
     save_seconds: float = Field(60.0, ge=0)
 
 
-class SftConfig(StageConfig):
+class SftConfig(EngineConfig):
     """`train sft`: supervised fine-tuning on a dataset folder, loss on completions only."""
 
     PLACES: ClassVar[frozenset[str]] = StageConfig.PLACES | {
@@ -99,6 +124,12 @@ class SftConfig(StageConfig):
     """Save the training state this often, to go on after a kill."""
     keep_shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Keep checkpoints once these shares of all samples were trained on too; .5 is what `train dense-path` takes for its reference."""
+
+    @model_validator(mode="after")
+    def _samples_nothing(self) -> "SftConfig":
+        if self.trl.rollouts != "sampler" or self.trl.vllm_server:
+            raise ValueError("trl: rollouts and vllm_server are settings of GRPO; SFT samples nothing")
+        return self
 
 
 class RolloutConfig(StageConfig):
@@ -140,10 +171,10 @@ class RolloutConfig(StageConfig):
     """Keep checkpoints after these steps too, to be measured as `run_id@step`."""
 
 
-class GrpoConfig(RolloutConfig):
+class GrpoConfig(EngineConfig, RolloutConfig):
     """`train grpo`: group-relative policy optimisation against the verifier."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"reward"})
+    LATER: ClassVar[frozenset[str]] = EngineConfig.LATER | {"reward"}
 
     group_size: int = Field(16, ge=2)
     """Rollouts a problem."""
@@ -157,6 +188,16 @@ class GrpoConfig(RolloutConfig):
     clip_high: float = Field(0.2, gt=0)
     updates: int = Field(1, ge=1)
     """Optimiser updates a batch of rollouts; 1 is on-policy."""
+
+    @model_validator(mode="after")
+    def _one_sampler(self) -> "GrpoConfig":
+        if self.trl.rollouts != "sampler" and self.sampler != "native":
+            raise ValueError(f"sampler: {self.sampler} is not used where trl.rollouts is {self.trl.rollouts}; set one of the two")
+        if self.trl.lora_rank and self.trl.rollouts == "sampler" and self.sampler == "native":
+            raise ValueError("sampler: the native one reads weights without adapters; set sampler: transformers, or trl.rollouts")
+        if (self.trl.rollouts == "server") != (self.trl.vllm_server is not None):
+            raise ValueError("trl: rollouts: server and vllm_server (its URL) go together")
+        return self
 
 
 class DensePathConfig(RolloutConfig):

@@ -25,12 +25,22 @@ from train import checkpoints, rendering
 from train.batches import group_by_length
 from train.configs import GrpoConfig
 from train.datasets import open_problems
+from train.engines import trl_stage
 from train.identity import grpo_run
 from train.loop import TrainingState, adamw, optimizer_step, stop_diverged
 from train.loss import group_advantages, policy_loss
 from train.records import RunFolder, workspace
-from train.rollout_steps import SharedPrompts, finish, health, problem_order, sample_step, verifier_rewards, warmed_up
-from train.sampling import Rollouts, make_sampler, sampling_seed
+from train.rollout_steps import (
+    SharedPrompts,
+    coin_rewards,
+    finish,
+    health,
+    problem_order,
+    sample_step,
+    verifier_rewards,
+    warmed_up,
+)
+from train.sampling import Rollouts, make_sampler
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -54,6 +64,8 @@ class Step:
 
 def main(config: GrpoConfig, progress: Progress = lambda *_: None) -> RunFolder:
     """Train, write the run folder, return it; a run that is done is returned as it is."""
+    if config.engine == "trl":
+        return trl_stage("grpo").main(config, progress)
     home = workspace(config.home)
     start, problems = checkpoints.resolve(config.model, home), open_problems(config.dataset)
     run = grpo_run(config, start, problems)
@@ -102,8 +114,7 @@ def _rewards(
 ) -> Tensor:
     """(problems, G) rewards of the verifier, or of a coin."""
     if config.reward == "random":
-        coins = torch.Generator().manual_seed(sampling_seed("reward", config.seed, step))
-        return torch.randint(2, (len(problems), config.group_size), generator=coins).float()
+        return coin_rewards(config, step)
     return verifier_rewards(rollouts, problems, tokenizer, config.group_size)
 
 

@@ -11,10 +11,11 @@ from train.batches import TokenSequence
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, problem: Problem) -> list[int]:
     """Token ids of the user turn up to where the completion begins."""
-    return token_ids(tokenizer, _prompt_text(tokenizer, problem.prompt), problem.id)
+    return token_ids(tokenizer, prompt_text(tokenizer, problem.prompt), problem.id)
 
 
-def _prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """The user turn as the model's template writes it, up to where the completion begins."""
     if tokenizer.chat_template is None:
         return f"{tokenizer.bos_token or ''}{prompt}\n"
     turns = [{"role": "user", "content": prompt}]
@@ -23,7 +24,7 @@ def _prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
 
 def _full_text(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
     if tokenizer.chat_template is None:
-        return f"{_prompt_text(tokenizer, example.problem.prompt)}{example.completion}{tokenizer.eos_token}"
+        return f"{prompt_text(tokenizer, example.problem.prompt)}{example.completion}{tokenizer.eos_token}"
     turns = [
         {"role": "user", "content": example.problem.prompt},
         {"role": "assistant", "content": example.completion},

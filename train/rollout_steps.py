@@ -57,6 +57,12 @@ def verifier_rewards(rollouts: Rollouts, problems: list[Problem], tokenizer: Pre
     return torch.tensor(rewards).view(len(problems), group_size)
 
 
+def coin_rewards(config: RolloutConfig, step: int) -> Tensor:
+    """(problems, G): 1.0 or 0.0 by a fair coin, decided by the run's seed and the step."""
+    coins = torch.Generator().manual_seed(sampling_seed("reward", config.seed, step))
+    return torch.randint(2, (config.problems, config.group_size), generator=coins).float()
+
+
 class SharedPrompts:
     """Keys and values of a step's prompts, computed once and read by all rollouts of all micro-batches.
 
@@ -92,15 +98,22 @@ class SharedPrompts:
 
 def health(rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:
     """What tells a run in good health from a collapsing one."""
+    return {
+        **reward_shares(rewards),
+        "entropy": float((rollouts.entropies * rollouts.lengths).sum() / rollouts.lengths.sum()),
+        "mean_tokens": float(rollouts.lengths.float().mean()),
+        "truncated_share": float((~rollouts.finished).float().mean()),
+    }
+
+
+def reward_shares(rewards: Tensor) -> dict[str, float]:
+    """Mean of (problems, G) rewards, and shares of problems by whether all, some or no rollouts are right."""
     share = rewards.mean(1)
     return {
         "reward_mean": float(rewards.mean()),
         "frac_mixed": float(((share > 0) & (share < 1)).float().mean()),
         "frac_all_correct": float((share == 1).float().mean()),
         "frac_all_wrong": float((share == 0).float().mean()),
-        "entropy": float((rollouts.entropies * rollouts.lengths).sum() / rollouts.lengths.sum()),
-        "mean_tokens": float(rollouts.lengths.float().mean()),
-        "truncated_share": float((~rollouts.finished).float().mean()),
     }
 
 

@@ -14,6 +14,7 @@ from train import checkpoints, rendering
 from train.batches import IGNORE, TokenSequence, collate, group_by_length
 from train.configs import SftConfig
 from train.datasets import open_dataset
+from train.engines import trl_stage
 from train.identity import sft_run
 from train.loop import TrainingState, adamw, optimizer_step, stop_diverged, warmup_cosine
 from train.loss import sft_loss
@@ -24,6 +25,8 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 def main(config: SftConfig, progress: Progress = lambda *_: None) -> RunFolder:
     """Train, write the run folder, return it; a run that is done is returned as it is."""
+    if config.engine == "trl":
+        return trl_stage("sft").main(config, progress)
     home = workspace(config.home)
     start, dataset = checkpoints.resolve(config.model, home), open_dataset(config.dataset)
     run = sft_run(config, start, dataset)
@@ -32,8 +35,8 @@ def main(config: SftConfig, progress: Progress = lambda *_: None) -> RunFolder:
         return record
     model, tokenizer = checkpoints.load(start.folder, config.device)
     sequences = rendering.training_sequences(tokenizer, dataset.train(), config.max_length)
-    plan = _plan(config, run.variant["epochs"], sequences)
-    missing = {step for step in _kept_steps(plan, config.keep_shares) if not record.checkpoint(step).exists()}
+    plan = update_plan(config, run.variant["epochs"], sequences)
+    missing = {step for step in kept_steps(plan, config.keep_shares) if not record.checkpoint(step).exists()}
     done = record.is_done
     if done and not missing:
         return record
@@ -71,7 +74,7 @@ def main(config: SftConfig, progress: Progress = lambda *_: None) -> RunFolder:
     return record
 
 
-def _plan(config: SftConfig, epochs: int, sequences: list[TokenSequence]) -> list[list[int]]:
+def update_plan(config: SftConfig, epochs: int, sequences: list[TokenSequence]) -> list[list[int]]:
     """Which examples each update takes: every epoch in a new order, decided by the seed alone."""
     if not sequences:
         raise InputError(f"{config.dataset}: the training set is empty; there is nothing to train on")
@@ -82,7 +85,7 @@ def _plan(config: SftConfig, epochs: int, sequences: list[TokenSequence]) -> lis
     return plan[: config.max_steps]
 
 
-def _kept_steps(plan: list[list[int]], shares: tuple[float, ...]) -> set[int]:
+def kept_steps(plan: list[list[int]], shares: tuple[float, ...]) -> set[int]:
     """After how many updates each share of all samples has been trained on, at least."""
     seen = list(itertools.accumulate(map(len, plan)))
     return {bisect.bisect_left(seen, share * seen[-1]) + 1 for share in shares}
