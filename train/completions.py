@@ -114,11 +114,12 @@ class CompletionsClient(JsonClient[list[Completion]]):
 
     def _completion(self, body: dict[str, Any], choice: dict[str, Any]) -> Completion:
         tokens, nats = self._tokens(body, choice), None
+        finished = self._is_finished(body, tokens, choice["finish_reason"])
         if body["logprobs"] is not None:
             nats = choice["logprobs"]["token_logprobs"]
             if len(nats) != len(tokens) or not all(math.isfinite(value) for value in nats):
                 raise ValueError(f"{len(tokens)} tokens came with log-probabilities {str(nats)[:40]}")
-        return completion(tokens, nats, finished=self._is_finished(body, tokens, choice["finish_reason"]))
+        return completion(tokens, nats, finished=finished)
 
     def _tokens(self, body: dict[str, Any], choice: dict[str, Any]) -> list[int]:
         tokens, prompt = choice.get("token_ids"), choice.get("prompt_token_ids")

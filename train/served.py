@@ -18,7 +18,7 @@ from train.configs import ServedModel
 from train.loss import token_logprobs
 from train.sampling import Rollouts, sampling_seed
 
-LARGEST_DIFFERENCE = 0.1
+LARGEST_DIFFERENCE = 0.05
 """Nats a token by which the log-probabilities of served weights may differ from the checkpoint's, in the mean: rounding."""
 COMPARED_PROMPTS, COMPARED_TOKENS = 8, 32
 SEEDS = 1 << 30
