@@ -13,8 +13,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from pydantic import Field
@@ -120,14 +121,32 @@ class JsonClient(Generic[T]):
             UsageError: no address, or the server says that key, access or model are wrong.
             CheckFailed: a request failed `retries` times over; what came before is in the cache.
         """
-        with ThreadPoolExecutor(self.server.parallel) as pool:
-            futures = [pool.submit(self._answer, body) for body in bodies]
+        todo: SimpleQueue[tuple[Future[T], dict[str, Any]]] = SimpleQueue()
+        futures: list[Future[T]] = [Future() for _ in bodies]
+        for pair in zip(futures, bodies, strict=True):
+            todo.put(pair)
+        # not a pool of concurrent.futures: its end would wait for the requests under way, minutes after Ctrl-C or a failure
+        for _ in range(min(self.server.parallel, len(bodies))):
+            threading.Thread(target=self._work, args=(todo,), daemon=True).start()
+        try:
+            ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for error in filter(None, (future.exception() for future in ended)):
+                raise self._failure or error
+        except BaseException:
+            self._stopped.set()
+            raise
+        return [future.result() for future in futures]
+
+    def _work(self, todo: "SimpleQueue[tuple[Future[T], dict[str, Any]]]") -> None:
+        """Answer one request after the other until none is left or one has failed."""
+        while not (self._stopped.is_set() or todo.empty()):
             try:
-                return [future.result() for future in futures]
-            except BaseException as error:
-                self._stopped.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise self._failure or error from None
+                future, body = todo.get_nowait()
+                future.set_result(self._answer(body))
+            except Empty:  # another thread was faster
+                return
+            except Exception as error:
+                future.set_exception(error)
 
     def _answer(self, body: dict[str, Any]) -> T:
         key = content_hash(body, 32)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -200,6 +201,16 @@ def test_passing_failures_are_tried_again(serve, base, prompts):
     rollouts = sampled(sampler_of(server, base[1], retries=6), prompts)
     assert written(rollouts) == written(sampled(sampler_of(serve(), base[1]), prompts))
     assert len(server.bodies) == 8 + 4
+
+
+def test_a_failure_does_not_wait_for_requests_under_way(serve, base, prompts):
+    server, released = serve(), threading.Event()
+    server.spoil = lambda body, answer: released.wait(60) and answer if body["prompt"] == prompts[0] else (400, "no")
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="HTTP 400: no"):
+        sampled(sampler_of(server, base[1]), prompts)
+    assert time.monotonic() - began < 40
+    released.set()
 
 
 def with_choices(change):
