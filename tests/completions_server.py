@@ -38,7 +38,7 @@ class CompletionsServer(ThreadingHTTPServer):
         """One request at a time: the sampler's model is one, and torch has one thread here."""
         with self.lock:
             self.bodies.append(body)
-            choices = [self.choice(body, index) for index in range(body["n"])]
+            choices = [self.choice(body, index) for index in reversed(range(body["n"]))]  # in any order
         used = sum(len(choice["token_ids"]) for choice in choices)
         usage = {"prompt_tokens": len(body["prompt"]), "total_tokens": len(body["prompt"]) + used, "completion_tokens": used}
         answer = {"id": "cmpl-0", "object": "text_completion", "created": 1, "model": body["model"], "choices": choices}
