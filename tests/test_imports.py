@@ -9,7 +9,18 @@ import pytest
 import curate
 import predict
 
-TORCH_FREE_TRAIN = ("records", "passk", "rewards", "study", "cli", "configs", "datasets", "identity", "checkpoints")
+TORCH_FREE_TRAIN = (
+    "records",
+    "passk",
+    "rewards",
+    "study",
+    "cli",
+    "completions",
+    "configs",
+    "datasets",
+    "identity",
+    "checkpoints",
+)
 MODULES = [
     *(f"curate.{module.name}" for module in pkgutil.iter_modules(curate.__path__)),
     *(f"predict.{module.name}" for module in pkgutil.iter_modules(predict.__path__)),

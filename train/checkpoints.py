@@ -124,11 +124,18 @@ def _record_base(home: Path, folder: Path) -> Checkpoint:
 def load(folder: Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model in fp32 and tokenizer of a Hugging Face folder; nothing is downloaded."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     model.to(torch.device(device))  # type: ignore[arg-type]  # its wrapper is typed wrongly
-    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model, load_tokenizer(folder)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hugging Face folder alone, where a server holds the weights."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def save(

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from curate.behaviors import Style
 from curate.config import Config
+from curate.server import Server
 from train.engines import Engine, TrlSettings
 
 Device = Literal["cpu", "cuda"]
@@ -240,10 +241,23 @@ class ProblemSet(Config):
     """Completions a problem."""
 
 
+class ServedModel(Server):
+    """Where `sampler: server` asks: an OpenAI-compatible server that takes and gives token ids, such as vLLM."""
+
+    model: str | None = None
+    """The name it is served under; default: the only one that the server has."""
+    parallel: int = Field(16, ge=1, le=256)
+    """Requests at once."""
+    timeout_seconds: float = Field(600.0, gt=0)
+    """For one request, from its start to the last byte."""
+    samples_a_request: int = Field(32, ge=1)
+    """Completions of one prompt that a request asks for (`n`); how they are split changes no seed."""
+
+
 class EvaluateConfig(StageConfig):
     """`train evaluate`: sample and verify, and held-out losses."""
 
-    PLACES: ClassVar[frozenset[str]] = StageConfig.PLACES | {"model", "dataset", "sampler", "rollouts"}
+    PLACES: ClassVar[frozenset[str]] = StageConfig.PLACES | {"model", "dataset", "sampler", "server", "rollouts"}
 
     model: str
     """A run id, `run_id@step`, or a Hugging Face folder."""
@@ -256,7 +270,9 @@ class EvaluateConfig(StageConfig):
     dataset: Path | None = None
     temperature: float = Field(1.0, ge=0)
     max_tokens: int = Field(120, ge=1)
-    sampler: Literal["native", "transformers"] = "native"
+    sampler: Literal["native", "transformers", "server"] = "native"
+    server: ServedModel | None = None
+    """Of `sampler: server`; default: the only model at `$OPENAI_BASE_URL`."""
     seed: int = 0
     rollouts: bool = False
     """Keep the completions under rollouts/."""
@@ -267,6 +283,8 @@ class EvaluateConfig(StageConfig):
             raise ValueError("nothing to measure: give problems, or heldout with a dataset")
         if self.heldout and self.dataset is None:
             raise ValueError("heldout losses need the dataset folder whose held-out sets they are measured on")
+        if self.server is not None and self.sampler != "server":
+            raise ValueError(f"the settings under `server` are for sampler: server, came sampler: {self.sampler}")
         return self
 
 

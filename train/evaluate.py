@@ -1,7 +1,9 @@
 """Measure a checkpoint: sample completions, verify them, store counts per problem; held-out losses."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,9 +14,9 @@ from curate.answers import VERIFIER, VERIFIER_VERSION, Verdict, verify_all
 from curate.errors import InputError
 from curate.examples import Problem
 from curate.files import atomic_file, content_hash, read_json, read_jsonl
-from train import checkpoints, heldout, rendering
+from train import checkpoints, heldout, rendering, served
 from train.checkpoints import Checkpoint
-from train.configs import BudgetConfig, EvaluateConfig
+from train.configs import BudgetConfig, EvaluateConfig, ServedModel
 from train.datasets import Problems, open_dataset, problem_set
 from train.records import RunFolder, commit, hardware, versions, workspace
 from train.sampling import Rollouts, Sampler, make_sampler, sampling_seed
@@ -29,15 +31,21 @@ def main(config: EvaluateConfig, progress: Progress = lambda *_: None) -> RunFol
     home = workspace(config.home)
     checkpoint = checkpoints.resolve(config.model, home)
     record = RunFolder.of(home, checkpoint.id.run_id)
-    model, tokenizer = checkpoints.load(checkpoint.folder, config.device)
-    model.eval()
+    model, tokenizer = _loaded(config, checkpoint)
     for kind in config.heldout:
         assert config.dataset is not None  # checked by the config
         _measure_loss(kind, config, checkpoint, record, model, tokenizer)
     if config.problems is not None:
-        sampler = make_sampler(config.sampler, model, tokenizer)
-        _sample_set(config, checkpoint, record, sampler, tokenizer, progress)
+        _sample_set(config, checkpoint, record, model, tokenizer, progress)
     return record
+
+
+def _loaded(config: EvaluateConfig, checkpoint: Checkpoint) -> tuple[Any, Any]:
+    """Model and tokenizer; no model where a server holds it and no loss is asked for."""
+    if config.sampler == "server" and not config.heldout:
+        return None, checkpoints.load_tokenizer(checkpoint.folder)
+    model, tokenizer = checkpoints.load(checkpoint.folder, config.device)
+    return model.eval(), tokenizer
 
 
 def _measure_loss(
@@ -86,7 +94,7 @@ def sample_chunks(
         )
 
 
-def provenance(config: EvaluateConfig | BudgetConfig, *, purpose: str, engine: str, **measured: float) -> dict[str, Any]:
+def provenance(config: EvaluateConfig | BudgetConfig, *, purpose: str, engine: str, **measured: Any) -> dict[str, Any]:
     """How an evaluation was made: recorded and shown, never a reason to call two numbers different."""
     assert config.problems is not None
     return {
@@ -102,7 +110,7 @@ def provenance(config: EvaluateConfig | BudgetConfig, *, purpose: str, engine: s
 
 
 def _sample_set(
-    config: EvaluateConfig, checkpoint: Checkpoint, record: RunFolder, sampler: Sampler, tokenizer: Any, progress: Progress
+    config: EvaluateConfig, checkpoint: Checkpoint, record: RunFolder, model: Any, tokenizer: Any, progress: Progress
 ) -> None:
     wanted = config.problems
     assert wanted is not None
@@ -112,23 +120,53 @@ def _sample_set(
     if path.exists():
         check_same(path, wanted.num_samples)
         return
-    began, rows, entropies, tokens = time.perf_counter(), [], 0.0, 0
     prompts = [rendering.prompt_ids(tokenizer, problem) for problem in problems.rows]
+    sampler, facts = _sampler(config, checkpoint, path, model, tokenizer, prompts)
+    began, rows, entropies, tokens = time.perf_counter(), [], None, 0
     for start, rollouts in sample_chunks(config, sampler, prompts):
         chunk = problems.rows[start : start + PROBLEMS_AT_ONCE]
         texts = tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
         rows += counts(chunk, texts, rollouts.lengths, rollouts.finished, wanted.num_samples)
-        entropies += float((rollouts.entropies * rollouts.lengths).sum())
+        entropies = _with_entropies(entropies, rollouts)
         tokens += int(rollouts.lengths.sum())
         if config.rollouts:
             _keep_rollouts(record, f"{path.stem}-{start}", chunk, rollouts, texts, wanted.num_samples)
         progress(min(start + PROBLEMS_AT_ONCE, len(problems.rows)), len(problems.rows), {})
     seconds = time.perf_counter() - began
-    if config.purpose == "signals" and config.temperature == 1:
+    if config.purpose == "signals" and config.temperature == 1 and entropies is not None:
         method = f"mean over sampled tokens, {problems.name}, n = {wanted.num_samples}, seed {config.seed}"
         record.signal(checkpoint.id.step, "entropy_t1", entropies / tokens, method)
-    made = provenance(config, purpose=config.purpose, engine=sampler.engine, tokens=tokens, seconds=seconds)
+    made = provenance(config, purpose=config.purpose, engine=sampler.engine, tokens=tokens, seconds=seconds, **facts)
     record.evaluation(checkpoint.id.step, key, made, rows)
+    shutil.rmtree(_answers(path), ignore_errors=True)
+
+
+def _sampler(
+    config: EvaluateConfig, checkpoint: Checkpoint, path: Path, model: Any, tokenizer: Any, prompts: Sequence[list[int]]
+) -> tuple[Sampler, dict[str, Any]]:
+    """The sampler asked for, and what its provenance says beside."""
+    if config.sampler != "server":
+        return make_sampler(config.sampler, model, tokenizer), {}
+    server, ids = config.server or ServedModel(), {"end": rendering.end_ids(tokenizer), "pad": rendering.pad_id(tokenizer)}
+    found = served.look_up(server)
+    served.check_folder(found, checkpoint.folder)
+    sampler = served.ServedSampler(server, found, answers=_answers(path), **ids)
+    facts: dict[str, Any] = {"model": found.model}
+    if model is not None:
+        facts["logprob_difference"] = served.check_weights(sampler, model, prompts)
+    return sampler, {"served": facts}
+
+
+def _answers(path: Path) -> Path:
+    """Where a server's answers are kept until an evaluation is whole, to go on with after a failure."""
+    return path.with_name(f".{path.stem}.answers")
+
+
+def _with_entropies(nats: float | None, rollouts: Rollouts) -> float | None:
+    """The entropies of all tokens so far, summed; None of a sampler that does not tell."""
+    if rollouts.entropies is None:
+        return None
+    return (nats or 0.0) + float((rollouts.entropies * rollouts.lengths).sum())
 
 
 def check_same(path: Any, num_samples: int) -> None:
@@ -178,13 +216,14 @@ def counts(
 
 def _keep_rollouts(record: RunFolder, name: str, chunk: list[Any], rollouts: Rollouts, texts: list[str], group_size: int) -> None:
     """Write the completions of a chunk to rollouts/."""
+    logprobs = [None] * len(texts) if rollouts.logprobs is None else rollouts.logprobs.sum(1).tolist()
     table = pa.table(
         {
             "problem_id": [problem.id for problem in chunk for _ in range(group_size)],
             "completion": texts,
             "tokens": rollouts.lengths.tolist(),
             "finished": rollouts.finished.tolist(),
-            "logprob": rollouts.logprobs.sum(1).tolist(),
+            "logprob": pa.array(logprobs, pa.float64()),
         }
     )
     with atomic_file(record.path / "rollouts" / f"{name}.parquet") as partial:

@@ -34,10 +34,10 @@ class Rollouts:
     """(B,) tokens written, the end token included."""
     finished: Tensor
     """(B,) whether the row wrote the end token itself, rather than being cut at the limit."""
-    logprobs: Tensor
-    """(B, T) log-probability in nats of each token under the sampling distribution; 0 at padding."""
-    entropies: Tensor
-    """(B,) mean entropy in nats of the distributions that the row's tokens were drawn from."""
+    logprobs: Tensor | None
+    """(B, T) log-probability in nats of each token under the sampling distribution; 0 at padding. None where a server does not tell."""
+    entropies: Tensor | None
+    """(B,) mean entropy in nats of the distributions that the row's tokens were drawn from. None: of a server, which never tells."""
 
     @property
     def mask(self) -> Tensor:
