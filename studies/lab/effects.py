@@ -166,6 +166,24 @@ def convergence() -> Tables:
             }
         )
     yield "Rank correlations of the outcome after some steps: with that after 256, and with the signals", pl.DataFrame(table)
+    yield "The same checkpoints, each less its base's mean: spread of the outcome and correlations", _within_bases(ended)
+
+
+def _within_bases(ended: pl.DataFrame) -> pl.DataFrame:
+    """SD of the outcome after each number of steps and its correlation with that after 256 and with signals, less the bases' means."""
+    steps, signals = ("after_48", *map(str, KEPT)), (*PRIMARY, "pass_at_8", "rl_loss_style_free")
+    centred = ended.select(pl.col(name) - pl.col(name).mean().over("base_model") for name in (*steps, *signals))
+    freedom = len(ended) - ended["base_model"].n_unique()
+    table = [
+        {
+            "steps": step,
+            "SD": float(np.sqrt((centred[step] ** 2).sum() / freedom)),
+            "with 256": float(np.corrcoef(centred[step], centred["256"])[0, 1]),
+            **{signal: float(np.corrcoef(centred[signal], centred[step])[0, 1]) for signal in signals},
+        }
+        for step in steps
+    ]
+    return pl.DataFrame(table)
 
 
 def _spearman(frame: pl.DataFrame, x: str, y: str) -> float | None:
