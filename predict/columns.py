@@ -109,7 +109,7 @@ COLUMNS = {
     "rl_loss_result": "As gen_loss_result, on RL's own problems.",
     "entropy_t1": "Entropy of the next token when sampling at temperature 1, nats.",
     "influence": "First-order gain on one problem from an RL step on another, per unit of learning rate: mean over pairs (train influence).",
-    "co_influence": "The same between mixed groups, without the part of rollout accuracy (train influence).",
+    "co_influence": "influence over the mean weight sqrt(a (1 - a)) of both groups: what is left without rollout accuracy (train influence).",
     "gradient_agreement": "influence over the mean squared length of a group's gradient, 0 to 1 but for noise (train influence).",
     "mixed_share": "Share of problems whose group of 16 completions is neither all right nor all wrong, unbiased.",
     "expected_signal": "Mean sqrt(a (1 - a)) over groups of 16 completions, a the share right, unbiased.",

@@ -124,13 +124,17 @@ def drawn(count: int, dimensions: int, seed: int, *, unmixed: int = 0) -> Gradie
 def by_pairs(targets: Gradients, problems: Gradients, pairs: list[tuple[int, int]]) -> dict[str, float]:
     products = {pair: float(targets.rows[pair[0]] @ problems.rows[pair[1]]) for pair in pairs}
     scales = {(i, j): float(targets.scales[i] * problems.scales[j]) for i, j in pairs}
-    both = [products[pair] / scales[pair] for pair in pairs if scales[pair] > 0]
+    together = [scales[pair] * (products[pair] / scales[pair]) for pair in pairs if scales[pair] > 0]  # weight x d . d'
     of_targets, of_problems = {i for i, _ in pairs}, {j for _, j in pairs}
     squares = [
         np.mean([float(s.rows[i] @ s.rows[i]) for i in some]) for s, some in ((targets, of_targets), (problems, of_problems))
     ]
     mean = np.mean(list(products.values()))
-    return {"influence": mean, "co_influence": np.mean(both), "gradient_agreement": mean / math.sqrt(squares[0] * squares[1])}
+    return {
+        "influence": mean,
+        "co_influence": sum(together) / sum(scales.values()),
+        "gradient_agreement": mean / math.sqrt(squares[0] * squares[1]),
+    }
 
 
 def jackknife(values: list[float]) -> float:

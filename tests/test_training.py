@@ -281,7 +281,7 @@ def canonical_hash(value, length: int = 16) -> str:
 def test_a_run_id_is_the_hash_that_the_contract_writes_down(data, tmp_path):
     config = sft_config(data, tmp_path, seed=9)
     start, dataset = checkpoints.resolve(str(BASE), tmp_path), open_dataset(data / "mixed")
-    places = {"home", "device", "model", "dataset", "micro_batch_tokens", "save_seconds", "keep_shares"}
+    places = {"home", "device", "model", "dataset", "micro_batch_tokens", "save_seconds", "keep_shares", "engine", "trl"}
     science = {key: value for key, value in config.model_dump(mode="json").items() if key not in {*places, "seed"}}
     identity = {
         "stage": "sft",
@@ -325,6 +325,7 @@ OTHER_GRPO = {
     "max_grad_norm": 2.0,
     "seed": 1,
 }
+OTHER_ENGINE = {"engine": "trl"}  # `trl` goes with it: tests/test_trl_backend.py
 OTHER_PLACES = {"device": "cuda", "micro_batch_tokens": 77, "save_seconds": 1.0, "home": Path("elsewhere")}
 
 
@@ -342,7 +343,10 @@ def test_a_run_id_changes_with_every_setting_that_decides_numbers_and_with_no_ot
         **OTHER_PLACES,
         **({"sampler": "transformers", "keep_steps": (1,)} if make is grpo_config else {"keep_shares": (0.5,)}),
     }
-    assert {*others, *places, "model", "dataset"} == set(type(usual).model_fields)  # a new setting has to be put in its place
+    others = others | OTHER_ENGINE
+    assert {*others, *places, "model", "dataset", "trl"} == set(
+        type(usual).model_fields
+    )  # a new setting has to be put in its place
     identifiers = [run_of(make(data, tmp_path, **{name: value}), tmp_path).run_id for name, value in others.items()]
     assert len({*identifiers, run_of(usual, tmp_path).run_id}) == len(others) + 1
     for name, value in places.items():

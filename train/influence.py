@@ -142,8 +142,8 @@ def flattened(parameters: Iterable[Tensor], dimensions: int | None) -> Tensor:
 def influences(problems: Gradients, targets: Gradients | None = None) -> dict[str, dict[str, float | None]]:
     """`influence`, `co_influence` and `gradient_agreement`, each {value, se}; None where too few groups are mixed to say.
 
-    Means over pairs of a target and a problem; within one set, of different problems. `influence` counts all problems, `co_influence`
-    those with mixed groups. `gradient_agreement` is the influence over the mean squared length of a group's gradient, free of the
+    Means over pairs of a target and a problem; within one set, of different problems. `co_influence` weights a pair's d . d' by
+    sqrt(a (1 - a)) of both groups, so that times the mean of these weights it is `influence`. `gradient_agreement` is the influence over the mean squared length of a group's gradient, free of the
     model's scale: 1 / (1 + B) for the simple noise scale B of McCandlish et al. (arXiv 1812.06162), a group taken as one example.
     Standard errors: jackknife over problems and, where there are any, targets; too large, by up to sqrt(2), where a figure is mostly noise
     (Efron and Stein 1981).
@@ -191,9 +191,8 @@ class Pairs:
         weights = torch.outer(of_targets, of_problems)
         if self.within:
             weights.fill_diagonal_(0)
-        mixed = weights * (self.scales > 0)
         influence = (weights * self.products).sum() / weights.sum()
-        co_influence = (mixed * self.products / self.scales.clamp(min=1e-30)).sum() / mixed.sum()
+        co_influence = (weights * self.products).sum() / (weights * self.scales).sum()
         means = [(w * lengths).sum() / w.sum() for w, lengths in zip((of_targets, of_problems), self.lengths, strict=True)]
         agreement = influence / (means[0] * means[1]).sqrt()
         return {"influence": float(influence), "co_influence": float(co_influence), "gradient_agreement": float(agreement)}
