@@ -67,6 +67,7 @@ def test_events_that_happen_as_often_as_said_are_reliable_and_others_not():
         reliability([1.2], [1])
 
 
+@pytest.mark.slow
 def test_simulated_studies_are_covered_and_p_best_beats_not_knowing():
     """120 studies of the benchmark whose 4,200 are shown in docs/statistics.md."""
     found = subprocess.run(

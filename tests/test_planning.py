@@ -274,6 +274,7 @@ def test_fixed_designs_reach_the_standard_error_on_the_true_rates():
     assert [d.new_samples for d in advice.designs] == sorted(d.new_samples for d in advice.designs)
 
 
+@pytest.mark.slow
 def test_the_error_now_is_that_of_the_estimators():
     frame, _ = counts()
     value = 1 - frame["num_correct"].to_numpy() / 64

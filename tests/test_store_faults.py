@@ -256,6 +256,7 @@ def test_a_damaged_store_is_made_anew_from_the_files(tmp_path):
     assert_equal_views(tmp_path / "home", before)
 
 
+@pytest.mark.slow
 def test_a_folder_of_several_packed_studies_is_one_source(study, tmp_path):
     other = Study(tmp_path / "other")
     other.sft("more")
