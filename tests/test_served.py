@@ -295,8 +295,9 @@ def test_a_server_of_the_same_weights_or_of_a_place_unseen_is_taken(serve, tmp_p
     if root == "a copy":
         shutil.copytree(BASE, tmp_path / "copy")
     place = {"here": str(BASE), "a copy": str(tmp_path / "copy")}.get(root, root)
-    server = serve(root=place)
-    served.check_folder(served.look_up(settings_of(server)), BASE)
+    found = served.look_up(settings_of(serve(root=place)))
+    assert found.root == place
+    served.check_folder(found, BASE)  # raises nothing
 
 
 def test_where_the_weights_are_loaded_for_a_loss_the_servers_logprobs_are_held_to_them(serve, base, prompts, tmp_path):

@@ -36,7 +36,7 @@ def main(config: SftConfig, progress: Progress = lambda *_: None) -> RunFolder:
     model, tokenizer = checkpoints.load(start.folder, config.device)
     sequences = rendering.training_sequences(tokenizer, dataset.train(), config.max_length)
     plan = update_plan(config, run.variant["epochs"], sequences)
-    missing = {step for step in kept_steps(plan, config.keep_shares) if not record.checkpoint(step).exists()}
+    missing = missing_steps(record, plan, config.keep_shares)
     done = record.is_done
     if done and not missing:
         return record
@@ -83,6 +83,11 @@ def update_plan(config: SftConfig, epochs: int, sequences: list[TokenSequence]) 
         rng = random.Random(f"{config.seed}/{epoch}")
         plan += group_by_length((len(sequence.ids) for sequence in sequences), config.batch_tokens, rng)
     return plan[: config.max_steps]
+
+
+def missing_steps(record: RunFolder, plan: list[list[int]], shares: tuple[float, ...]) -> set[int]:
+    """The steps of `kept_steps` whose checkpoint a run does not have yet."""
+    return {step for step in kept_steps(plan, shares) if not record.checkpoint(step).exists()}
 
 
 def kept_steps(plan: list[list[int]], shares: tuple[float, ...]) -> set[int]:

@@ -17,7 +17,7 @@ from train.datasets import open_dataset
 from train.identity import sft_run
 from train.loop import warmup_cosine
 from train.records import RunFolder, workspace
-from train.sft import kept_steps, update_plan
+from train.sft import missing_steps, update_plan
 from train.trl_backend import ForerunTrainer, Job, Progress, Recorder
 
 
@@ -45,7 +45,7 @@ def main(config: SftConfig, progress: Progress) -> RunFolder:
     model, tokenizer = checkpoints.load(start.folder)
     sequences = rendering.training_sequences(tokenizer, dataset.train(), config.max_length)
     plan = update_plan(config, run.variant["epochs"], sequences)
-    missing = {step for step in kept_steps(plan, config.keep_shares) if not record.checkpoint(step).exists()}
+    missing = missing_steps(record, plan, config.keep_shares)
     done = record.is_done
     if done and not missing:
         return record
